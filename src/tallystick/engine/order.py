@@ -11,7 +11,7 @@ import msgspec
 
 from tallystick.engine.money import Money
 
-# Orders are spread over this many partitions by checkout; an engine owns whole partitions (docs/ARCHITECTURE.md, growth).
+# Orders are spread over this many partitions by checkout; an engine owns whole partitions (docs/ARCHITECTURE.md).
 # Sixteen lets sixteen engines share a cluster and costs one engine next to nothing. Never changed after creation.
 PARTITIONS = 16
 
