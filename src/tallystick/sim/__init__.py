@@ -1,0 +1,1 @@
+"""What could go wrong: a deterministic world around the real engine, and an auditor who watches the money."""
