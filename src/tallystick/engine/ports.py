@@ -8,6 +8,7 @@ from typing import Protocol
 
 import msgspec
 
+from tallystick.engine.errors import TallystickError
 from tallystick.engine.events import (
     Accepted,
     BuyerActionRequired,
@@ -134,6 +135,23 @@ class RiskCheck(Protocol):
 
     async def assess(self, order: Order) -> RiskAccepted | RiskFlagged | RiskRefused:
         """Return a verdict. Any exception is survivable: the order stays NOT_STARTED and is checked again."""
+        ...
+
+
+class DeliveryFailed(TallystickError):
+    """A receiver did not take its events; they will be delivered again."""
+
+
+class Receiver(Protocol):
+    """Somebody who gets every business event, at least once, in order per payment order."""
+
+    @property
+    def name(self) -> str:
+        """The receiver's name; its cursor is stored under it."""
+        ...
+
+    async def deliver(self, events: Sequence[OutboxEvent]) -> None:
+        """Deliver all of them, in order per payment order. Raises DeliveryFailed to get them again later."""
         ...
 
 

@@ -1,0 +1,1 @@
+"""What happens: mailboxes, supervisors, and the actors that carry payments out."""
