@@ -100,14 +100,18 @@ class Orders:
 
     async def _wait_for_room(self) -> None:
         while len(self._live) + self._reserved >= self.live_max:
-            self._room = trio.Event()
-            await self._room.wait()
+            await self._next_change()
 
     async def wait_until_idle(self) -> None:
         """Return once no order is live and none is on its way in."""
         while self._live or self._reserved:
+            await self._next_change()
+
+    async def _next_change(self) -> None:
+        """Wait until an order's actor ends or a reservation is given up. All waiters share one event."""
+        if self._room.is_set():
             self._room = trio.Event()
-            await self._room.wait()
+        await self._room.wait()
 
     # --- starting and waking ---------------------------------------------------------------------------------
 

@@ -1,0 +1,124 @@
+"""Signed webhooks to a merchant: a receiver of the outbox that speaks Standard Webhooks.
+
+The `webhook-id` is the event's id and the same on every try; the timestamp is of the try. 2xx is success, 410
+means "no more", anything else is tried again later, in order per payment order.
+Source: the Standard Webhooks specification, https://www.standardwebhooks.com.
+"""
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import httpx2
+import msgspec
+import structlog
+import trio
+from standardwebhooks import Webhook
+
+from tallystick.engine.errors import SetupError
+from tallystick.engine.ports import Clock, DeliveryFailed
+from tallystick.engine.story import instant
+from tallystick.engine.views import OutboxEvent
+
+log = structlog.get_logger("tallystick.webhooks")
+
+_GONE = 410
+# Orders delivered side by side; one order's events go one after the other.
+_CONCURRENCY = 8
+# Standard Webhooks suggests 15 to 30 s; a receiver should answer first and work afterwards.
+_TIMEOUT_S = 15.0
+_SECRET_BYTES_MIN, _SECRET_BYTES_MAX = 24, 64
+
+
+class MerchantWebhook:
+    """Delivers business events to one URL, signed."""
+
+    name = "merchant_webhook"
+
+    def __init__(self, client: httpx2.AsyncClient, *, url: str, secret: str, clock: Clock) -> None:
+        self._client = client
+        self._url = url
+        self._signer = Webhook(secret)
+        self._clock = clock
+        self._delivered: set[str] = set()
+        """Of the page at hand, so that a retried page sends again only what failed."""
+        self._gone = False
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, *, url: str, secret: str, clock: Clock) -> AsyncIterator["MerchantWebhook"]:
+        """Open a receiver. Raises SetupError for a secret that is not `whsec_` and 24 to 64 bytes in base64."""
+        check_secret(secret)
+        async with httpx2.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False) as client:
+            yield cls(client, url=url, secret=secret, clock=clock)
+
+    async def deliver(self, events: Sequence[OutboxEvent]) -> None:
+        """Deliver a page. Raises DeliveryFailed when any event was not taken."""
+        if self._gone:
+            return
+        self._delivered &= {event.event_id for event in events}
+        problems: list[str] = []
+        slots = trio.Semaphore(_CONCURRENCY)
+        async with trio.open_nursery() as nursery:
+            for group in _by_order(events):
+                await slots.acquire()
+                nursery.start_soon(self._deliver_group, group, problems, slots)
+        if problems and not self._gone:
+            raise DeliveryFailed(f"{len(problems)} events not taken, the first: {problems[0]}")
+        self._delivered.clear()
+
+    async def _deliver_group(self, group: list[OutboxEvent], problems: list[str], slots: trio.Semaphore) -> None:
+        try:
+            for event in group:
+                if event.event_id in self._delivered:
+                    continue
+                problem = await self._post(event)
+                if problem is not None:
+                    problems.append(f"{event.event_id}: {problem}")
+                    return
+                self._delivered.add(event.event_id)
+        finally:
+            slots.release()
+
+    async def _post(self, event: OutboxEvent) -> str | None:
+        """Send one event; return what went wrong, or None."""
+        body = b'{"type":%s,"timestamp":"%s","data":%s}' % (
+            msgspec.json.encode(event.kind), instant(event.at).encode(), event.payload,
+        )  # fmt: skip
+        seconds = self._clock.now() // 1_000_000
+        signature = self._signer.sign(event.event_id, datetime.fromtimestamp(seconds, UTC), body.decode())
+        headers = {
+            "content-type": "application/json",
+            "webhook-id": event.event_id,
+            "webhook-timestamp": str(seconds),
+            "webhook-signature": signature,
+        }
+        try:
+            response = await self._client.post(self._url, content=body, headers=headers)
+        except httpx2.HTTPError as error:
+            return type(error).__name__
+        if response.status_code == _GONE:
+            self._gone = True
+            log.error("merchant_webhook_gone", url=self._url, detail="answered 410; nothing more is sent to it")
+            return None
+        return None if response.is_success else f"HTTP {response.status_code}"
+
+
+def check_secret(secret: str) -> None:
+    """Raise SetupError unless `secret` is one of Standard Webhooks."""
+    try:
+        size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
+    except (binascii.Error, ValueError):
+        size = 0
+    if not secret.startswith("whsec_") or not _SECRET_BYTES_MIN <= size <= _SECRET_BYTES_MAX:
+        raise SetupError("the webhook secret must be whsec_ followed by 24 to 64 random bytes in base64")
+
+
+def _by_order(events: Sequence[OutboxEvent]) -> Iterable[list[OutboxEvent]]:
+    """Group events by checkout, in order: an order's events, then its checkout's end."""
+    groups: dict[str, list[OutboxEvent]] = {}
+    for event in events:
+        groups.setdefault(event.checkout_id, []).append(event)
+    return groups.values()
