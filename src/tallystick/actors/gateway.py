@@ -13,11 +13,11 @@ import trio
 
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.settings import GatewaySettings
-from tallystick.engine.decisions import Effect
 from tallystick.engine.errors import IllegalState
 from tallystick.engine.events import AnyEvidence, NotExecuted, OutcomeLost, Source
 from tallystick.engine.order import Method, Order
 from tallystick.engine.ports import ChargeRequest, Clock, Psp, PspQuery
+from tallystick.engine.records import Effect
 from tallystick.engine.retry import SECOND_US
 
 log = structlog.get_logger("tallystick.gateway")

@@ -17,12 +17,12 @@ from tallystick.actors.gateway import Gateway
 from tallystick.actors.mailbox import Delivery, Mailbox, Reply
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.writer import BatchWriter
-from tallystick.engine.decisions import Context, Decision, Effect, Ignored, MismatchOpened
 from tallystick.engine.errors import IllegalState, MoveRefused
 from tallystick.engine.events import AnyEvent, LedgerPosted, WalletCredited
 from tallystick.engine.intents import Superseded, Transition, TransitionOutcome
 from tallystick.engine.order import Order
 from tallystick.engine.ports import Clock, Entropy, RiskCheck
+from tallystick.engine.records import Context, Decision, Effect, Ignored, MismatchOpened
 from tallystick.engine.transitions import step
 
 _PSP_EFFECTS = frozenset({Effect.SEND_TO_PSP, Effect.INQUIRE_AT_PSP, Effect.VOID_AT_PSP})
@@ -119,13 +119,13 @@ class OrderActor:
         """Decide and commit; return what is to be done. A lost race is decided again on the newer order."""
         around = self._around
         for _ in range(_SUPERSEDED_MAX):
-            before = self.order
+            before, now = self.order, around.clock.now()
             route = around.route(before)
             outcome = step(
                 before,
                 event,
                 Context(
-                    now=around.clock.now(),
+                    now=now,
                     jitter=around.entropy.below(1000),
                     policy=around.gateways[before.psp or route].psp.policy,
                     route=route,
@@ -136,7 +136,7 @@ class OrderActor:
             if outcome.order.version == before.version:
                 self._changed(outcome.order)
                 return outcome.effects
-            answer = await around.transitions.ask(self._intent(before, event, outcome))
+            answer = await around.transitions.ask(self._intent(before, event, outcome, now))
             if not isinstance(answer, Superseded):
                 for record in outcome.records:
                     if isinstance(record, MismatchOpened):
@@ -146,7 +146,7 @@ class OrderActor:
             self.order = answer.current
         raise IllegalState(f"{self.order.payment_order_id} moved {_SUPERSEDED_MAX} times under our hands")
 
-    def _intent(self, before: Order, event: AnyEvent, decision: Decision) -> Transition:
+    def _intent(self, before: Order, event: AnyEvent, decision: Decision, now: int) -> Transition:
         return Transition(
             transition_id=self._around.transition_id(),
             from_state=before.state,
@@ -155,7 +155,7 @@ class OrderActor:
             event=type(event).__name__,
             detail=_encode(event),
             records=decision.records,
-            at=self._around.clock.now(),
+            at=now,
         )
 
     def _changed(self, order: Order) -> None:

@@ -6,9 +6,9 @@ fails nor delays its neighbours in the batch.
 
 import msgspec
 
-from tallystick.engine.decisions import AnyRecord
 from tallystick.engine.ledger import Transfer, WalletEntry
 from tallystick.engine.order import Order, State
+from tallystick.engine.records import AnyRecord
 
 
 class Intent(msgspec.Struct, frozen=True, kw_only=True):

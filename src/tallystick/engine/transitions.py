@@ -26,7 +26,10 @@ What does not fit in a cell:
 * An attempt may be sent several times under one key (`sends`). "Not executed" is then certainty about that
   send alone, so `not_executed` looks at `sends`.
 * Evidence names its attempt. Evidence about an earlier attempt than the current one is ignored, except that
-  it was charged: then the order remembers a stray charge, and no further attempt begins.
+  it was charged: then the order remembers a stray charge, stops the attempt under way where it can, and no
+  further attempt begins. When that attempt has ended, one charge counts and the other, if any, is paid back.
+* A charge of another amount than asked for is remembered (`charged_attempt`) and given to a person. The order
+  stays UNKNOWN, and nothing more is sent for it.
 * A decision that leaves `version` as it was has nothing to write: flags are set by the posting that they
   report, in its own commit, and a restart only repeats effects.
 """
@@ -36,7 +39,7 @@ from collections.abc import Mapping
 import msgspec
 
 from tallystick.engine import decisions as do
-from tallystick.engine.decisions import Context, Decision, Handler, Ignored, Outcome
+from tallystick.engine.decisions import Handler
 from tallystick.engine.errors import IllegalState, MoveRefused
 from tallystick.engine.events import (
     EVENTS,
@@ -63,6 +66,7 @@ from tallystick.engine.events import (
     WalletCredited,
 )
 from tallystick.engine.order import Order, State
+from tallystick.engine.records import Context, Decision, Ignored, Outcome
 
 S = State
 
@@ -118,12 +122,12 @@ _NO_BOOKS = Ignore("nothing was posted for an order that is not charged")
 _ASLEEP = Ignore("asleep: evidence or the scheduler moves it")
 
 # Where a certain failure of the current attempt may lead: on, to an end, or (an earlier attempt charged) success.
-_AFTER_FAILURE = (S.RETRY_WAIT, S.FAILED, S.SUCCESS)
+_AFTER_FAILURE = (S.RETRY_WAIT, S.FAILED, S.CANCELLED, S.SUCCESS)
 
 TABLE: dict[State, dict[type[Event], Cell]] = {
     S.NOT_STARTED: _row(
         {
-            (RiskAccepted,): Move(do.begin, (S.EXECUTING,)),
+            (RiskAccepted,): Move(do.begin, (S.EXECUTING, S.FAILED)),
             (RiskFlagged,): Move(do.review, (S.IN_REVIEW,)),
             (RiskRefused,): Move(do.refuse_for_risk, (S.FAILED,)),
             (CancelRequested,): Move(do.cancel, (S.CANCELLED,)),
@@ -138,7 +142,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
     ),
     S.IN_REVIEW: _row(
         {
-            (ReviewApproved,): Move(do.begin, (S.EXECUTING,)),
+            (ReviewApproved,): Move(do.begin, (S.EXECUTING, S.FAILED)),
             (ReviewRejected,): Move(do.reject, (S.FAILED,)),
             (WakeTimeReached,): Move(do.expire_review, (S.CANCELLED,)),
             (CancelRequested,): Move(do.cancel, (S.CANCELLED,)),
@@ -155,7 +159,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
             (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN, S.EXECUTING)),
             (Declined,): Move(do.declined, _AFTER_FAILURE),
             (NotExecuted,): Move(do.not_executed, (*_AFTER_FAILURE, S.UNKNOWN)),
-            (Voided,): Move(do.voided, (*_AFTER_FAILURE, S.CANCELLED)),
+            (Voided,): Move(do.voided, _AFTER_FAILURE),
             (Accepted,): Move(do.accepted, (S.PENDING,)),
             (BuyerActionRequired,): Move(do.buyer_must_act, (S.AWAITING_BUYER,)),
             (OutcomeLost,): Move(do.outcome_lost, (S.UNKNOWN,)),
@@ -173,7 +177,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
         {
             (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN, S.AWAITING_BUYER)),
             (Declined,): Move(do.declined, _AFTER_FAILURE),
-            (Voided,): Move(do.voided, (*_AFTER_FAILURE, S.CANCELLED)),
+            (Voided,): Move(do.voided, _AFTER_FAILURE),
             (Accepted,): Move(do.accepted, (S.PENDING,)),
             (WakeTimeReached,): Move(do.ask_or_expire, (S.AWAITING_BUYER,)),
             (CancelRequested,): Move(do.cancel_at_psp, (S.AWAITING_BUYER,)),
@@ -191,7 +195,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
         {
             (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN, S.PENDING)),
             (Declined,): Move(do.declined, _AFTER_FAILURE),
-            (Voided,): Move(do.voided, (*_AFTER_FAILURE, S.CANCELLED)),
+            (Voided,): Move(do.voided, _AFTER_FAILURE),
             (BuyerActionRequired,): Move(do.buyer_must_act, (S.AWAITING_BUYER,)),
             (WakeTimeReached,): Move(do.ask_again, (S.PENDING,)),
             (Accepted,): Ignore("known already"),
@@ -209,7 +213,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
         {
             (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN)),
             (Declined,): Move(do.declined, _AFTER_FAILURE),
-            (Voided,): Move(do.voided, (*_AFTER_FAILURE, S.CANCELLED)),
+            (Voided,): Move(do.voided, _AFTER_FAILURE),
             (Accepted,): Move(do.accepted, (S.PENDING,)),
             (BuyerActionRequired,): Move(do.buyer_must_act, (S.AWAITING_BUYER,)),
             (NotFound,): Move(do.not_found, (S.EXECUTING, S.UNKNOWN, *_AFTER_FAILURE)),
@@ -226,9 +230,9 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
     ),
     S.RETRY_WAIT: _row(
         {
-            (WakeTimeReached,): Move(do.next_attempt, (S.EXECUTING,)),
+            (WakeTimeReached,): Move(do.next_attempt, (S.EXECUTING, S.FAILED)),
             # The PSP takes back its decline: then no new attempt may begin before this one has ended.
-            (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN)),
+            (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN, S.RETRY_WAIT)),
             (Accepted,): Move(do.accepted, (S.PENDING,)),
             (BuyerActionRequired,): Move(do.buyer_must_act, (S.AWAITING_BUYER,)),
             (CancelRequested,): Move(do.cancel, (S.CANCELLED,)),
