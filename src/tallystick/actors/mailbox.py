@@ -49,7 +49,7 @@ class Mailbox(Generic[T]):
         return message
 
     def drain(self) -> list[T]:
-        """Close the box and return what was in it; whoever waits to leave a message gets BrokenResourceError."""
+        """Close the box and return what was in it, messages that waited for room included."""
         left = []
         while self._send.statistics().current_buffer_used:
             left.append(self._receive.receive_nowait())

@@ -17,7 +17,7 @@ from tallystick.actors.metrics import Metrics
 from tallystick.actors.order_actor import Asked, OrderActor, OrderMessage, Surroundings
 from tallystick.actors.supervisor import NOT_SURVIVABLE, CrashCount, RestartLimit, RestartsExhausted
 from tallystick.actors.writer import BatchWriter
-from tallystick.engine.errors import NotFoundError, Overloaded, StoreError
+from tallystick.engine.errors import NotFoundError, Overloaded, StoreError, traceback_of
 from tallystick.engine.events import AnyEvent, EngineRestarted
 from tallystick.engine.order import Order
 from tallystick.engine.ports import Clock
@@ -221,8 +221,8 @@ class Orders:
             "order_actor_crashed",
             payment_order_id=payment_order_id,
             restart_in_s=wait_s,
-            exc_info=None if expected else error,
             error=repr(error),
+            traceback=None if expected else traceback_of(error),
         )
         if self._crashes.wait_s(now) is None:
             raise RestartsExhausted("order actors crash too often") from error

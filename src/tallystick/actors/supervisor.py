@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from tallystick.actors.metrics import Metrics
-from tallystick.engine.errors import Fenced, OurError
+from tallystick.engine.errors import Fenced, OurError, traceback_of
 from tallystick.engine.ports import Clock
 from tallystick.engine.retry import SECOND_US
 
@@ -84,7 +84,7 @@ async def _keep_running(child: Child, clock: Clock, metrics: Metrics) -> None:
         except Exception as error:
             metrics.restarts.labels(child.name).inc()
             wait_s = crashes.wait_s(clock.now())
-            log.exception("actor_crashed", actor=child.name, restart_in_s=wait_s)
+            log.error("actor_crashed", actor=child.name, restart_in_s=wait_s, traceback=traceback_of(error))
             if wait_s is None:
                 raise RestartsExhausted(f"{child.name} crashed too often") from error
         await trio.sleep(wait_s)

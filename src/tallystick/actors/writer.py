@@ -17,7 +17,14 @@ import trio
 
 from tallystick.actors.mailbox import Delivery, Mailbox, Reply
 from tallystick.actors.metrics import Metrics
-from tallystick.engine.errors import CommitUnknown, Fenced, IllegalState, StoreError, StoreUnavailable
+from tallystick.engine.errors import (
+    CommitUnknown,
+    Fenced,
+    IllegalState,
+    StoreError,
+    StoreUnavailable,
+    traceback_of,
+)
 
 log = structlog.get_logger("tallystick.writer")
 
@@ -122,7 +129,7 @@ class BatchWriter(Generic[I, O]):
                 raise
         except Exception as error:
             if len(batch) == 1:
-                log.exception("item_refused", writer=self.name)
+                log.error("item_refused", writer=self.name, traceback=traceback_of(error))
                 self._fail(batch, error)
                 return
             log.warning("batch_broken", writer=self.name, items=len(batch), error=repr(error))

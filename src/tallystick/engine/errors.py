@@ -5,6 +5,13 @@ StoreError:  the database did not answer as hoped; says whether anything may hav
 OurError:    a bug or a broken set-up of ours; it never becomes a payment result.
 """
 
+from traceback import format_exception
+
+
+def traceback_of(error: BaseException) -> str:
+    """Return an error's traceback as text without the values of variables, which may be a buyer's data."""
+    return "".join(format_exception(error))
+
 
 class TallystickError(Exception):
     """The root of all errors that Tallystick raises on purpose."""

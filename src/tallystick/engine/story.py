@@ -19,7 +19,7 @@ _STANDING = {
     State.EXECUTING: "being sent to the PSP at this moment",
     State.AWAITING_BUYER: "waiting for the buyer to act on the PSP's page",
     State.PENDING: "accepted by the PSP, which will tell the outcome later",
-    State.UNKNOWN: "of unknown outcome: a call was made, nobody knows yet what came of it, and the PSP is being asked",
+    State.UNKNOWN: "of unknown outcome: a call was made, nobody knows what came of it, and the PSP is asked",
     State.RETRY_WAIT: "certainly not charged, and waiting for its next attempt",
     State.SUCCESS: "charged",
     State.FAILED: "failed: certainly not charged, and no further attempt will be made by itself",
