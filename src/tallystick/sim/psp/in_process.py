@@ -97,10 +97,10 @@ class InProcessPsp:
             now=self._clock.now(),
             draw=self._entropy.token() if how.outcome is Outcome.CHALLENGE else "",
         )
-        if manners is Manners.LOSE_RESPONSE or manners is Manners.ERROR_AFTER:
-            return await self._silence(request, manners)
         if manners is Manners.SLOW:
             await trio.sleep(how.delay_us / 1e6)
+        elif manners is not Manners.NORMAL and isinstance(reply, Payment) and reply.status is Status.CHARGED:
+            return await self._silence(request, manners)
         await self._travel()
         return self._answer(request, reply)
 
