@@ -17,7 +17,7 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import asyncpg
 import outcome
@@ -28,7 +28,10 @@ from asyncpg import exceptions as pg
 from tallystick.engine.errors import CommitUnknown, SetupError, StoreError, StoreUnavailable
 
 T = TypeVar("T")
-Connection = asyncpg.Connection[asyncpg.Record]
+if TYPE_CHECKING:
+    Connection = asyncpg.Connection[asyncpg.Record]
+else:
+    Connection = asyncpg.Connection  # generic for type checkers alone
 Row = asyncpg.Record
 Work = Callable[[Connection], Awaitable[T]]
 

@@ -1,7 +1,9 @@
 """The Store port on PostgreSQL, and on what speaks its protocol."""
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager
 from functools import partial
+from pathlib import Path
 from typing import TypeVar
 
 from tallystick.engine.errors import StoreUnavailable
@@ -29,7 +31,9 @@ from tallystick.engine.views import (
     WalletView,
 )
 from tallystick.storage import accepting, applying, booking, fencing, reading, rows, upkeep
-from tallystick.storage.bridge import Bridge, Connection
+from tallystick.storage.bridge import Bridge, Connection, open_bridge
+from tallystick.storage.embedded import open_embedded
+from tallystick.storage.migrating import migrate
 from tallystick.storage.queries import queries
 
 _SQL = queries("reads")
@@ -244,6 +248,28 @@ class PostgresStore:
         """Forget old idempotency claims."""
         status = await self._bridge.write(lambda c: c.execute(_SQL["purge_claims"], before, limit))
         return int(status.removeprefix("DELETE "))
+
+
+@asynccontextmanager
+async def open_store(*, database_url: str | None, data_dir: Path) -> AsyncIterator[PostgresStore]:
+    """Open the store at `database_url`, or on an embedded server in `data_dir` when that is None.
+
+    The database is brought to this version's schema first. Raises SetupError and StoreUnavailable.
+    """
+    if database_url is None:
+        async with open_embedded(data_dir) as server, open_store_at(server.url()) as store:
+            yield store
+    else:
+        async with open_store_at(database_url) as store:
+            yield store
+
+
+@asynccontextmanager
+async def open_store_at(url: str) -> AsyncIterator[PostgresStore]:
+    """Open the store at an address, after its migrations. Raises SetupError and StoreUnavailable."""
+    async with open_bridge(url) as bridge:
+        await migrate(bridge, url)
+        yield PostgresStore(bridge)
 
 
 def _posted(causes: Sequence[str], new: set[str]) -> list[Posted]:

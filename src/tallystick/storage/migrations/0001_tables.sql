@@ -287,3 +287,7 @@ create table dead_letters (
 );
 
 create index dead_letters_open on dead_letters (opened_at, payment_order_id) where closed_at is null;
+
+-- migrate:down
+
+-- Forward only: what has been paid is not undone by a schema.

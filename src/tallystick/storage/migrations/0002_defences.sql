@@ -138,3 +138,7 @@ alter table payment_attempts set (fillfactor = 70);
 alter table account_balances set (fillfactor = 50);
 
 alter table wallets set (fillfactor = 50);
+
+-- migrate:down
+
+-- Forward only: what has been paid is not undone by a schema.
