@@ -120,6 +120,16 @@ async def test_our_own_bug_is_no_decline(autojump_clock: MockClock) -> None:
     assert answer.reason == "key_reused"
 
 
+@pytest.mark.parametrize("token", ["tok_timeout_lost", "tok_error_500_before"])
+async def test_a_lost_request_is_fenced_and_tried_anew(token: str, autojump_clock: MockClock) -> None:
+    face = psp()
+    for _ in range(2):
+        assert isinstance(await face.charge(request(token)), OutcomeLost)
+    assert isinstance(await face.void(query()), Voided)
+    assert isinstance(await face.charge(request(token)), Voided)
+    assert isinstance(await face.charge(request(token, key="k2", attempt=2)), Charged)
+
+
 async def test_inquiry_and_void(autojump_clock: MockClock) -> None:
     face = psp()
     nothing = await face.inquire(query())

@@ -99,7 +99,7 @@ class InProcessPsp:
         )
         if manners is Manners.SLOW:
             await trio.sleep(how.delay_us / 1e6)
-        elif manners is not Manners.NORMAL and isinstance(reply, Payment) and reply.status is Status.CHARGED:
+        elif manners is not Manners.NORMAL and self.model.hides(how, reply):
             return await self._silence(request, manners)
         await self._travel()
         return self._answer(request, reply)

@@ -301,6 +301,12 @@ class SimulatedPsp:
         early = how.manners is Manners.LOSE_REQUEST or how.manners is Manners.ERROR_BEFORE
         return early and not self.knows(merchant_reference)
 
+    @staticmethod
+    def hides(how: Token, reply: Reply) -> bool:
+        """Say whether a magic token keeps this reply, a charge, from the client."""
+        late = how.manners is Manners.LOSE_RESPONSE or how.manners is Manners.ERROR_AFTER
+        return late and isinstance(reply, Payment) and reply.status is Status.CHARGED
+
     def apply(self, change: Change) -> None:
         """Take over a change that was recorded before, without telling anyone."""
         if isinstance(change, ThrottledOnce):

@@ -102,7 +102,7 @@ class PspFace:
         await self._durable()
         if how.manners is Manners.SLOW:
             await trio.sleep(how.delay_us / 1e6)
-        elif how.manners is not Manners.NORMAL and isinstance(reply, Payment) and reply.status is Status.CHARGED:
+        elif self._model.hides(how, reply):
             return await self._misbehave(how.manners)
         return self._replied(reply)
 
@@ -203,7 +203,7 @@ class PspFace:
         if payment is None:
             return await self.page("")
         back = way_back(payment) or f"{self._public_url}/pages/{page}"
-        return Response(status=303, headers={**page_headers(payment), "Location": back})
+        return Response("", status=303, headers={**page_headers(payment), "Location": back})
 
     # --- inside ------------------------------------------------------------------------------------------------
 
