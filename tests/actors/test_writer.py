@@ -10,7 +10,6 @@ from tallystick.actors.metrics import Metrics
 from tallystick.actors.writer import BatchWriter
 from tallystick.engine.errors import CommitUnknown, Fenced, StoreUnavailable
 
-
 BROKEN = -1
 
 

@@ -127,7 +127,7 @@ class BatchWriter(Generic[I, O]):
             self._fail(batch, error)
             if isinstance(error, Fenced):
                 raise
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  (given to whoever asked, and logged)
             if len(batch) == 1:
                 log.error("item_refused", writer=self.name, traceback=traceback_of(error))
                 self._fail(batch, error)

@@ -53,7 +53,7 @@ class EmbeddedServer:
 
     def url(self, database: str = DATABASE) -> str:
         """Return the address of a database on this server."""
-        return f"postgresql://{process.DATABASE_USER}@/{database}?host={self._server.socket_folder}&port=5432"
+        return url_of(self._server.socket_folder, database)
 
     async def keep_running(self) -> None:
         """Start the server again when it dies. Raises SetupError when it keeps dying."""
@@ -86,6 +86,20 @@ class EmbeddedServer:
         """Shut the server down, and remove its socket folder."""
         await self._server.stop()
         process.remove_socket_folder(self._server.socket_folder)
+
+
+def url_of(socket_folder: str, database: str = DATABASE) -> str:
+    """Return the address of a database on the server that listens in a socket folder."""
+    return f"postgresql://{process.DATABASE_USER}@/{database}?host={socket_folder}&port=5432"
+
+
+def is_owned(data_dir: Path) -> bool:
+    """Say whether a process is running a server on this folder now."""
+    try:
+        with _owned(data_dir):
+            return False
+    except SetupError:
+        return True
 
 
 @asynccontextmanager
@@ -178,6 +192,11 @@ def _account_for(folder: Path) -> Account:
     except KeyError:
         raise SetupError("PostgreSQL does not run as root, and there is no user named nobody") from None
     return Account(nobody.pw_uid, nobody.pw_gid, switch=True)
+
+
+def server_account() -> Account:
+    """Return who would run the server of a new folder. Raises SetupError."""
+    return _account_for(Path("/nonexistent"))
 
 
 async def _make_cluster(binaries: Binaries, account: Account, data_dir: Path) -> None:
