@@ -34,10 +34,10 @@ class SystemEntropy:
 
 @pytest.fixture
 def connect() -> Connect:
-    """Open the adapter on an address, with short patience."""
+    """Open the adapter on an address, with a patience that a slow machine does not try."""
 
     def open_at(base_url: str, **options: str) -> AbstractAsyncContextManager[Psp]:
-        patience = {"connect_timeout_s": "1", "read_timeout_s": "0.3", "total_timeout_s": "1.5"}
+        patience = {"connect_timeout_s": "5", "read_timeout_s": "10", "total_timeout_s": "20"}
         settings = PspSettings(
             name="simulated", clock=WallClock(), options={"base_url": base_url, **patience, **options}
         )

@@ -147,9 +147,17 @@ class Exchange:
                 async for part in parts:
                     body += part
                     if len(body) > _ANSWER_BYTES_MAX:
-                        return Lost("answer_too_long")
+                        # Closing makes the next read fail, which ends httpx2's nested generators in order; to
+                        # leave the loop here would leave the inner ones to the garbage collector.
+                        await response.aclose()
+        except httpx2.TransportError:
+            if len(body) > _ANSWER_BYTES_MAX:
+                return Lost("answer_too_long")
+            raise
         finally:
             await response.aclose()
+        if len(body) > _ANSWER_BYTES_MAX:
+            return Lost("answer_too_long")
         return Answer(response.status_code, response.headers, bytes(body))
 
 

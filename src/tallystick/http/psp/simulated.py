@@ -60,6 +60,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """Where the PSP sends buyers after its hosted page; it adds `tokenID` and `payResult`."""
     connections_max: int = 256
     connect_timeout_s: float = 3.0
+    pool_timeout_s: float = 5.0
     read_timeout_s: float = 20.0
     total_timeout_s: float = 25.0
     key_lifetime_s: int = 86_400
@@ -391,6 +392,7 @@ async def open_psp(settings: PspSettings) -> AsyncIterator[Psp]:
         secret=options.secret,
         timeouts=Timeouts(
             connect_s=options.connect_timeout_s,
+            pool_s=options.pool_timeout_s,
             read_s=options.read_timeout_s,
             total_s=options.total_timeout_s,
         ),

@@ -35,7 +35,7 @@ DEFAULT_SECRET = "sk_test_simulated"  # noqa: S105  (as public as the test keys 
 _BODY_BYTES_MAX = 16 * 1024
 _LEDGER_PAGE_MAX = 10_000
 # Longer than any client of ours waits, so that it is the client who gives up.
-_SILENCE_S = 120.0
+_SILENCE_S = 100.0
 
 _HTTP_STATUS = {
     Status.CHARGED: 200,
@@ -72,14 +72,14 @@ class PspFace:
         clock: Clock,
         entropy: Entropy,
         journal: Journal | None,
-        public_url: str,
+        public_url: str | None,
         secret: str,
     ) -> None:
         self._model = model
         self._clock = clock
         self._entropy = entropy
         self._journal = journal
-        self._public_url = public_url.rstrip("/")
+        self._public_url = public_url
         self._authorization = f"Bearer {secret}".encode()
 
     # --- the API -----------------------------------------------------------------------------------------------
@@ -132,7 +132,7 @@ class PspFace:
         key = request.args.get("idempotency_key")
         found = self._model.attempts(reference, now=self._clock.now())
         await self._durable()
-        data = [wire.charge_out(each, self._public_url) for each in found if key is None or each.key == key]
+        data = [wire.charge_out(each, self._base_url()) for each in found if key is None or each.key == key]
         return _json(wire.ChargesOut(data=data))
 
     async def void(self) -> Response:
@@ -145,7 +145,7 @@ class PspFace:
         await self._durable()
         if isinstance(reply, KeyReused):
             return self._replied(reply)
-        return _json(wire.charge_out(reply, self._public_url))
+        return _json(wire.charge_out(reply, self._base_url()))
 
     async def ledger(self) -> Response:
         """GET /v1/ledger?after=SEQ&limit=N: the hidden ledger, for judging; no merchant would see it."""
@@ -202,10 +202,14 @@ class PspFace:
         await self._durable()
         if payment is None:
             return await self.page("")
-        back = way_back(payment) or f"{self._public_url}/pages/{page}"
+        back = way_back(payment) or f"../{page}"
         return Response("", status=303, headers={**page_headers(payment), "Location": back})
 
     # --- inside ------------------------------------------------------------------------------------------------
+
+    def _base_url(self) -> str:
+        """Return where buyers reach us: as configured, or else as the caller of the API did."""
+        return (self._public_url or request.host_url).rstrip("/")
 
     def _check_secret(self) -> None:
         given = request.headers.get("Authorization", "").encode(errors="replace")
@@ -241,7 +245,7 @@ class PspFace:
 
     def _replied(self, reply: Reply) -> Response:
         if isinstance(reply, Payment):
-            return _json(wire.charge_out(reply, self._public_url), _HTTP_STATUS[reply.status])
+            return _json(wire.charge_out(reply, self._base_url()), _HTTP_STATUS[reply.status])
         match reply:
             case Throttled(retry_after_us=None):
                 raise Problem(429, "rate_limit", "throttled", "too many requests")
@@ -259,11 +263,11 @@ def create_psp_app(
     *,
     clock: Clock,
     entropy: Entropy,
-    public_url: str,
+    public_url: str | None = None,
     journal: Journal | None = None,
     secret: str = DEFAULT_SECRET,
 ) -> QuartTrio:
-    """Return the HTTP face. `public_url` is where buyers reach it; without a journal it forgets at its end."""
+    """Return the HTTP face as an ASGI app. Without `public_url`, buyers are sent to where the API was called."""
     face = PspFace(model, clock=clock, entropy=entropy, journal=journal, public_url=public_url, secret=secret)
     app = QuartTrio(__name__, static_folder=None)
     app.config["MAX_CONTENT_LENGTH"] = _BODY_BYTES_MAX
