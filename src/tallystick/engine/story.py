@@ -14,16 +14,16 @@ from tallystick.engine.order import Order, State
 from tallystick.engine.views import AttemptView, LogEntry, Story
 
 _STANDING = {
-    State.NOT_STARTED: "recorded; the risk check has not answered yet",
-    State.IN_REVIEW: "waiting for a person to review it",
-    State.EXECUTING: "being sent to the PSP at this moment",
-    State.AWAITING_BUYER: "waiting for the buyer to act on the PSP's page",
-    State.PENDING: "accepted by the PSP, which will tell the outcome later",
-    State.UNKNOWN: "of unknown outcome: a call was made, nobody knows what came of it, and the PSP is asked",
-    State.RETRY_WAIT: "certainly not charged, and waiting for its next attempt",
-    State.SUCCESS: "charged",
-    State.FAILED: "failed: certainly not charged, and no further attempt will be made by itself",
-    State.CANCELLED: "cancelled before anything was charged",
+    State.NOT_STARTED: "is recorded; the risk check has not answered yet",
+    State.IN_REVIEW: "is waiting for a person to review it",
+    State.EXECUTING: "is being sent to the PSP at this moment",
+    State.AWAITING_BUYER: "is waiting for the buyer to act on the PSP's page",
+    State.PENDING: "is accepted by the PSP, which will tell the outcome later",
+    State.UNKNOWN: "is of unknown outcome: a call was made, nobody knows what came of it, and the PSP is asked",
+    State.RETRY_WAIT: "is certainly not charged, and waiting for its next attempt",
+    State.SUCCESS: "is charged",
+    State.FAILED: "has failed: it is certainly not charged, and no further attempt will be made by itself",
+    State.CANCELLED: "is cancelled before anything was charged",
 }
 
 _SAID = {
@@ -44,7 +44,7 @@ def instant(at: int) -> str:
 
 def standing(order: Order) -> str:
     """Say in one sentence where an order stands."""
-    sentence = f"{order.payment_order_id} over {order.amount} is {_STANDING[order.state]}"
+    sentence = f"{order.payment_order_id} over {order.amount} {_STANDING[order.state]}"
     if order.state is State.SUCCESS:
         books = {
             (True, True): "ledger and wallet are written",
@@ -148,4 +148,4 @@ def _consequence(entry: LogEntry, attempts: dict[int, AttemptView]) -> str:
         number = f"attempt {begun.attempt} at {begun.psp}" if begun else "a new attempt"
         return f"; {number} was committed as begun, then sent."
     standing_words = _STANDING[entry.to_state].split(":", maxsplit=1)[0]
-    return _CONSEQUENCE.get(entry.to_state, f"; the order is {standing_words}.")
+    return _CONSEQUENCE.get(entry.to_state, f"; the order {standing_words}.")
