@@ -25,6 +25,7 @@ first. It also bounds how long a client may take to send its headers."""
 READ_TIMEOUT_S = 120
 """A connection on which nothing has come for so long is closed; longer than the longest `Prefer: wait`."""
 HEADER_BYTES_MAX = 16_384
+PORT_MAX = 65_535
 
 
 class _Config(Config):
@@ -49,11 +50,13 @@ def bind(host: str, port: int) -> socket.socket:
 
     Raises SetupError, one clear line, when the port is taken, not permitted, or the host is not of this machine.
     """
+    if not 0 <= port <= PORT_MAX:
+        raise SetupError(f"cannot listen on {host}:{port}: ports go from 0 (any that is free) to {PORT_MAX}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-    except (socket.gaierror, UnicodeError, OverflowError) as error:
+    except (socket.gaierror, UnicodeError) as error:
         raise SetupError(f"cannot listen on {host}:{port}: the host is not known ({error})") from error
     bound = socket.socket(family, kind, protocol)
     try:
@@ -62,15 +65,15 @@ def bind(host: str, port: int) -> socket.socket:
         bound.settimeout(0)
         bound.bind(address)
         bound.listen(BACKLOG)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         bound.close()
         raise SetupError(_why_not(host, port, error)) from error
     return bound
 
 
-def _why_not(host: str, port: int, error: Exception) -> str:
+def _why_not(host: str, port: int, error: OSError) -> str:
     where = f"cannot listen on {host}:{port}"
-    code = error.errno if isinstance(error, OSError) else None
+    code = error.errno
     if code == errno.EADDRINUSE:
         return f"{where}: the port is taken; stop what uses it, or choose another with --port"
     if code == errno.EACCES:

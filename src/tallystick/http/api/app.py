@@ -19,6 +19,7 @@ from tallystick.engine.card_numbers import mask_card_numbers
 from tallystick.engine.doors import Door
 from tallystick.engine.ports import Clock
 from tallystick.http.api.bodies_in import ApiRequest
+from tallystick.http.api.connection import ApiConnection
 from tallystick.http.api.payments import PaymentHandlers
 from tallystick.http.api.problems import CONTENT_TYPE, Kind, Refusal, refusal_of
 from tallystick.http.api.settings import ApiSettings
@@ -45,6 +46,7 @@ class ApiApp(QuartTrio):
     """Quart under trio, with our limits, our headers, our errors and our log."""
 
     request_class = ApiRequest
+    asgi_http_class = ApiConnection
 
     def __init__(self, clock: Clock, settings: ApiSettings) -> None:
         super().__init__("tallystick.http.api", static_folder=None)
@@ -53,8 +55,8 @@ class ApiApp(QuartTrio):
         self._occurrences = itertools.count(1)
         self._started_at = clock.now()
         self.config["MAX_CONTENT_LENGTH"] = settings.body_bytes_max
-        # The engine ends its own waits; a response is never held back for long, and a reader may be slow.
-        self.config["RESPONSE_TIMEOUT"] = 60
+        # The connection has its own bound, and a shield that quart's would not get through.
+        self.config["RESPONSE_TIMEOUT"] = None
         # A double slash belongs to an id and is not ours to merge.
         self.url_map.merge_slashes = False
         self.url_map.converters["id"] = IdConverter
