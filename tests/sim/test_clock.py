@@ -145,7 +145,7 @@ def test_idle_lets_everybody_else_go_first_and_no_time_pass() -> None:
 
 def test_the_wall_may_jump_while_time_goes_on() -> None:
     clock = VirtualClock()
-    clock.jump_wall(-3 * SECOND_US)
+    clock.set_wall_offset(-3 * SECOND_US)
     assert clock.now() == EPOCH_US - 3 * SECOND_US
     assert clock.current_time() == 0
     assert clock.elapsed_us == 0

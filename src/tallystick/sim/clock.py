@@ -52,7 +52,8 @@ class VirtualClock(trio.abc.Clock):
         self.elapsed_us = 0
         """Virtual time since the start of the run; never goes back."""
         self._elapsed_s = 0.0
-        self._wall_us = epoch_us
+        self._epoch_us = epoch_us
+        self._offset_us = 0
         self._errands: list[tuple[int, int, Errand]] = []
         self._errand_count = 0
         self._idlers: deque[trio.lowlevel.Task] = deque()
@@ -65,12 +66,12 @@ class VirtualClock(trio.abc.Clock):
     # --- the engine's Clock port -------------------------------------------------------------------------------
 
     def now(self) -> int:
-        """Return the wall clock: microseconds since the Unix epoch, jumps included."""
-        return self._wall_us + self.elapsed_us
+        """Return the wall clock: microseconds since the Unix epoch, as it was set."""
+        return self._epoch_us + self.elapsed_us + self._offset_us
 
-    def jump_wall(self, by_us: int) -> None:
-        """Set the wall clock forward or back, as an operator or NTP does. Virtual time itself is not touched."""
-        self._wall_us += by_us
+    def set_wall_offset(self, offset_us: int) -> None:
+        """Set the wall clock this far off, as an operator or NTP does. Virtual time itself is not touched."""
+        self._offset_us = offset_us
 
     # --- the simulator's side ----------------------------------------------------------------------------------
 

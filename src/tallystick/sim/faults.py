@@ -110,6 +110,7 @@ TABLE: tuple[Fault, ...] = (
         ("crash_at_commit", 4_000, "the process dies right before or right after a commit"),
         ("crash_at_call", 4_000, "the process dies right before or right after a call to a PSP leaves"),
         ("crash_any_time", 500_000, "the process dies at a random time"),
+        ("risk_check_fails", 50_000, "the risk check raises, and must be asked again"),
         ("actor_crash", 5_000, "an order's actor dies with a message in its hand"),
         ("message_late", 20_000, "a message between actors is handed over late"),
         ("actor_starved", 300_000, "one kind of actor gets every message late, for the whole run"),
@@ -130,7 +131,7 @@ TABLE: tuple[Fault, ...] = (
     ),
     *_faults(
         Site.CLOCK,
-        ("clock_jumps", 300_000, "the wall clock is set forward or back by seconds to minutes"),
+        ("clock_jumps", 300_000, "the wall clock is set forward or back, within what the PSPs' windows allow for"),
     ),
 )
 
