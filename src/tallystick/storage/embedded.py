@@ -51,6 +51,11 @@ class EmbeddedServer:
         """The server's process id."""
         return self._server.pid
 
+    @property
+    def socket_folder(self) -> str:
+        """The folder with the server's socket."""
+        return self._server.socket_folder
+
     def url(self, database: str = DATABASE) -> str:
         """Return the address of a database on this server."""
         return url_of(self._server.socket_folder, database)
@@ -111,11 +116,11 @@ async def open_embedded(data_dir: Path) -> AsyncIterator[EmbeddedServer]:
     """
     data_dir = _made(data_dir)
     with _owned(data_dir):
-        account = _account_for(data_dir / "postgres")
+        account = account_for(data_dir / "postgres")
         binaries = await trio.to_thread.run_sync(programs.find, account)
-        await _make_cluster(binaries, account, data_dir)
-        with _opened(data_dir / "postgres", account) as folder:
-            embedded = await _start_or_adopt(binaries, account, folder)
+        await make_cluster(binaries, account, data_dir)
+        with opened(data_dir / "postgres", account) as folder:
+            embedded = await start_or_adopt(binaries, account, folder)
             try:
                 await _make_database(embedded)
                 async with _watched(embedded):
@@ -176,7 +181,7 @@ def _owned(data_dir: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _account_for(folder: Path) -> Account:
+def account_for(folder: Path) -> Account:
     """Return who runs the server: ourselves; for root the folder's owner, or nobody for a new folder."""
     uid, gid = os.geteuid(), os.getegid()
     if folder.exists():
@@ -196,10 +201,10 @@ def _account_for(folder: Path) -> Account:
 
 def server_account() -> Account:
     """Return who would run the server of a new folder. Raises SetupError."""
-    return _account_for(Path("/nonexistent"))
+    return account_for(Path("/nonexistent"))
 
 
-async def _make_cluster(binaries: Binaries, account: Account, data_dir: Path) -> None:
+async def make_cluster(binaries: Binaries, account: Account, data_dir: Path) -> None:
     """Make the server's folder unless it is there: under another name first, so that half of one never counts."""
     path, building = data_dir / "postgres", data_dir / "postgres.new"
     try:
@@ -213,7 +218,7 @@ async def _make_cluster(binaries: Binaries, account: Account, data_dir: Path) ->
             os.chown(building, account.uid, account.gid)
     except OSError as error:
         raise SetupError(f"cannot make {path}: {error.strerror}") from error
-    with _opened(building, account) as folder:
+    with opened(building, account) as folder:
         await process.make_folder(binaries, account, folder)
     building.rename(path)
 
@@ -232,7 +237,7 @@ def _check_cluster(path: Path, binaries: Binaries) -> None:
 
 
 @contextmanager
-def _opened(path: Path, account: Account) -> Iterator[Folder]:
+def opened(path: Path, account: Account) -> Iterator[Folder]:
     """Name the server's folder so that its user gets there.
 
     A folder above that lets nobody through (a clone below /root) is not changed; the server then gets a
@@ -268,7 +273,7 @@ def _closed_ancestor(path: Path, account: Account) -> Path | None:
     return None
 
 
-async def _start_or_adopt(binaries: Binaries, account: Account, folder: Folder) -> EmbeddedServer:
+async def start_or_adopt(binaries: Binaries, account: Account, folder: Folder) -> EmbeddedServer:
     """Adopt the server that a killed owner left on the folder, or start one."""
     _write_access_rules(folder.path, account)
     left = process.read_pid_file(folder.path)

@@ -16,7 +16,7 @@ async def count_open(connection: Connection, deltas: Counter[str], *, at: int) -
     if not changed:
         return []
     rows = await connection.fetch(_SQL["count_open_orders"], list(changed), list(changed.values()))
-    done = [row for row in rows if row["orders_open"] == 0]
+    done = sorted((row for row in rows if row["orders_open"] == 0), key=lambda row: str(row["checkout_id"]))
     return [done_announcement(row["checkout_id"], times_done=row["times_done"], at=at) for row in done]
 
 

@@ -1,4 +1,4 @@
-"""`verify`: replay the hash chain and compare everything with everything. It only reads, beside a running engine."""
+"""`verify`: replay the hash chain and compare everything with everything. Only reads."""
 
 import msgspec
 

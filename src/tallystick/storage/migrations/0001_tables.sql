@@ -163,8 +163,10 @@ create table transfers (
     at bigint not null,
     hash bytea not null,
     constraint transfers_cause_unique unique (cause),
-    constraint transfers_debit_account foreign key (debit_id, currency) references accounts (account_id, currency),
-    constraint transfers_credit_account foreign key (credit_id, currency) references accounts (account_id, currency),
+    constraint transfers_debit_account foreign key (debit_id, currency)
+    references accounts (account_id, currency),
+    constraint transfers_credit_account foreign key (credit_id, currency)
+    references accounts (account_id, currency),
     constraint transfers_seq_positive check (seq >= 1),
     constraint transfers_amount_positive check (amount_minor > 0),
     constraint transfers_two_accounts check (debit_id <> credit_id),

@@ -10,8 +10,9 @@ select
     new.orders_total,
     new.orders_total,
     new.created_at
-from unnest($1::text [], $2::smallint [], $3::text [], $4::bytea [], $5::integer [], $6::bigint [])
-    as new (checkout_id, partition, buyer_info, content_hash, orders_total, created_at)
+from
+    unnest($1::text[], $2::smallint[], $3::text[], $4::bytea[], $5::integer[], $6::bigint[])
+        as new (checkout_id, partition, buyer_info, content_hash, orders_total, created_at)
 on conflict do nothing;
 
 -- name: insert_orders
@@ -41,14 +42,22 @@ select
     0,
     false,
     new.created_at
-from unnest(
-    $1::text [], $2::text [], $3::smallint [], $4::text [], $5::text [], $6::bigint [], $7::text [], $8::text [],
-    $9::text [], $10::bigint [], $11::bigint []
-)
-    as new (
-        payment_order_id, checkout_id, partition, seller_account, buyer_account, amount_minor, currency, method,
-        psp_token, created_at, state_since
+from
+    unnest(
+        $1::text[], $2::text[], $3::smallint[], $4::text[], $5::text[], $6::bigint[], $7::text[], $8::text[],
+        $9::text[], $10::bigint[], $11::bigint[]
     )
+        as new (
+            payment_order_id,
+            checkout_id,
+            partition,
+            seller_account,
+            buyer_account,
+            amount_minor,
+            currency,
+            method,
+            psp_token, created_at, state_since
+        )
 on conflict do nothing;
 
 -- name: insert_claims
@@ -59,8 +68,9 @@ select
     new.request_hash,
     new.checkout_id,
     new.at
-from unnest($1::text [], $2::text [], $3::bytea [], $4::text [], $5::bigint [])
-    as new (scope, key, request_hash, checkout_id, at)
+from
+    unnest($1::text[], $2::text[], $3::bytea[], $4::text[], $5::bigint[])
+        as new (scope, key, request_hash, checkout_id, at)
 on conflict do nothing;
 
 -- name: events_known
@@ -69,17 +79,17 @@ select
     content_hash,
     created_at
 from payment_events
-where checkout_id = any($1::text []);
+where checkout_id = any($1::text[]);
 
 -- name: orders_known
 select payment_order_id
 from payment_orders
-where payment_order_id = any($1::text []);
+where payment_order_id = any($1::text[]);
 
 -- name: claims_known
 select
     stored.scope,
     stored.key,
     stored.request_hash
-from unnest($1::text [], $2::text []) as asked (scope, key)
+from unnest($1::text[], $2::text[]) as asked (scope, key)
 inner join idempotency_keys as stored on asked.scope = stored.scope and asked.key = stored.key;

@@ -7,7 +7,7 @@ select
     version,
     is_open
 from payment_orders
-where payment_order_id = any($1::text [])
+where payment_order_id = any($1::text[])
 order by payment_order_id
 for no key update;
 
@@ -15,7 +15,7 @@ for no key update;
 select
     logged.payment_order_id,
     logged.transition_id
-from unnest($1::text [], $2::integer []) as asked (payment_order_id, version)
+from unnest($1::text[], $2::integer[]) as asked (payment_order_id, version)
 inner join payment_order_log as logged
     on asked.payment_order_id = logged.payment_order_id and asked.version = logged.version;
 
@@ -43,17 +43,24 @@ set
     stray_reference = moved.stray_reference,
     failure_code = moved.failure_code,
     updated_at = moved.updated_at
-from unnest(
-    $1::text [], $2::text [], $3::integer [], $4::text [], $5::integer [], $6::bigint [], $7::bigint [],
-    $8::text [], $9::integer [], $10::integer [], $11::bigint [], $12::bigint [], $13::integer [],
-    $14::integer [], $15::boolean [], $16::text [], $17::bigint [], $18::text [], $19::integer [], $20::text [],
-    $21::integer [], $22::text [], $23::text [], $24::bigint []
-)
-    as moved (
-        payment_order_id, from_state, from_version, state, version, state_since, wake_at, psp, attempt, sends,
-        attempt_begun_at, last_sent_at, declines, inquiries, escalated, next_action_url, next_action_expires_at,
-        psp_reference, charged_attempt, stray_psp, stray_attempt, stray_reference, failure_code, updated_at
+from
+    unnest(
+        $1::text[], $2::text[], $3::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
+        $8::text[], $9::integer[], $10::integer[], $11::bigint[], $12::bigint[], $13::integer[],
+        $14::integer[], $15::boolean[], $16::text[], $17::bigint[], $18::text[], $19::integer[], $20::text[],
+        $21::integer[], $22::text[], $23::text[], $24::bigint[]
     )
+        as moved (
+            payment_order_id, from_state, from_version, state, version, state_since, wake_at, psp, attempt, sends,
+            attempt_begun_at,
+            last_sent_at,
+            declines,
+            inquiries,
+            escalated,
+            next_action_url,
+            next_action_expires_at,
+            psp_reference, charged_attempt, stray_psp, stray_attempt, stray_reference, failure_code, updated_at
+        )
 where
     stored.payment_order_id = moved.payment_order_id
     and stored.state = moved.from_state
@@ -73,7 +80,7 @@ select
     new.detail,
     new.transition_id
 from unnest(
-    $1::text [], $2::integer [], $3::bigint [], $4::text [], $5::text [], $6::text [], $7::text [], $8::text []
+    $1::text[], $2::integer[], $3::bigint[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[]
 )
     as new (payment_order_id, version, at, from_state, to_state, event, detail, transition_id);
 
@@ -89,7 +96,7 @@ select
     1,
     new.begun_at,
     new.begun_at
-from unnest($1::text [], $2::integer [], $3::text [], $4::text [], $5::bigint [])
+from unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::bigint[])
     as new (payment_order_id, attempt, psp, idempotency_key, begun_at);
 
 -- name: resend_attempts
@@ -97,8 +104,9 @@ update payment_attempts as stored
 set
     sends = sent.sends,
     last_sent_at = sent.sent_at
-from unnest($1::text [], $2::integer [], $3::integer [], $4::bigint [])
-    as sent (payment_order_id, attempt, sends, sent_at)
+from
+    unnest($1::text[], $2::integer[], $3::integer[], $4::bigint[])
+        as sent (payment_order_id, attempt, sends, sent_at)
 where stored.payment_order_id = sent.payment_order_id and stored.attempt = sent.attempt;
 
 -- name: resolve_attempts
@@ -108,8 +116,9 @@ set
     code = resolved.code,
     psp_reference = resolved.psp_reference,
     resolved_at = resolved.resolved_at
-from unnest($1::text [], $2::integer [], $3::text [], $4::text [], $5::text [], $6::bigint [])
-    as resolved (payment_order_id, attempt, result, code, psp_reference, resolved_at)
+from
+    unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::text[], $6::bigint[])
+        as resolved (payment_order_id, attempt, result, code, psp_reference, resolved_at)
 where stored.payment_order_id = resolved.payment_order_id and stored.attempt = resolved.attempt;
 
 -- name: open_mismatches
@@ -127,13 +136,23 @@ select
     new.currency,
     new.remedy,
     new.opened_at
-from unnest(
-    $1::text [], $2::text [], $3::text [], $4::integer [], $5::text [], $6::text [], $7::bigint [], $8::text [],
-    $9::text [], $10::bigint []
-)
-    as new (
-        mismatch_id, payment_order_id, kind, attempt, psp, psp_reference, amount_minor, currency, remedy, opened_at
+from
+    unnest(
+        $1::text[], $2::text[], $3::text[], $4::integer[], $5::text[], $6::text[], $7::bigint[], $8::text[],
+        $9::text[], $10::bigint[]
     )
+        as new (
+            mismatch_id,
+            payment_order_id,
+            kind,
+            attempt,
+            psp,
+            psp_reference,
+            amount_minor,
+            currency,
+            remedy,
+            opened_at
+        )
 on conflict do nothing;
 
 -- name: close_dead_letters
@@ -141,7 +160,7 @@ update dead_letters as stored
 set
     closed_at = closed.at,
     resolution = closed.resolution
-from unnest($1::text [], $2::text [], $3::bigint []) as closed (payment_order_id, resolution, at)
+from unnest($1::text[], $2::text[], $3::bigint[]) as closed (payment_order_id, resolution, at)
 where stored.payment_order_id = closed.payment_order_id and stored.closed_at is null;
 
 -- name: open_dead_letters
@@ -151,16 +170,16 @@ select
     new.payment_order_id,
     new.reason,
     new.at
-from unnest($1::text [], $2::text [], $3::bigint []) as new (payment_order_id, reason, at)
+from unnest($1::text[], $2::text[], $3::bigint[]) as new (payment_order_id, reason, at)
 on conflict (payment_order_id) do update
-set
-    reason = excluded.reason,
-    opened_at = case
-        when dead_letters.closed_at is null then dead_letters.opened_at
-        else excluded.opened_at
-    end,
-    closed_at = null,
-    resolution = null;
+    set
+        reason = excluded.reason,
+        opened_at = case
+            when dead_letters.closed_at is null then dead_letters.opened_at
+            else excluded.opened_at
+        end,
+        closed_at = null,
+        resolution = null;
 
 -- name: count_open_orders
 -- An order that ended (or was reopened) moves its event's counter; times_done numbers the times it came to zero.
@@ -168,7 +187,7 @@ with locked as materialized (
     select
         stored.checkout_id,
         changed.delta
-    from unnest($1::text [], $2::integer []) as changed (checkout_id, delta)
+    from unnest($1::text[], $2::integer[]) as changed (checkout_id, delta)
     inner join payment_events as stored on changed.checkout_id = stored.checkout_id
     order by stored.checkout_id
     for no key update of stored
@@ -186,8 +205,8 @@ returning stored.checkout_id, stored.orders_open, stored.times_done;
 -- Always the last statement: the head's row stays locked from here to the commit, and no longer.
 with head as (
     update outbox_head
-    set position = position + cardinality($1::text [])
-    returning position - cardinality($1::text []) as position
+    set position = position + cardinality($1::text[])
+    returning position - cardinality($1::text[]) as position
 )
 
 insert into outbox (position, event_id, kind, checkout_id, payment_order_id, at, payload)
@@ -200,5 +219,6 @@ select
     new.at,
     new.payload
 from head
-cross join unnest($1::text [], $2::text [], $3::text [], $4::text [], $5::bigint [], $6::text [])
-with ordinality as new (event_id, kind, checkout_id, payment_order_id, at, payload, place);
+cross join
+    unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::bigint[], $6::text[])
+    with ordinality as new (event_id, kind, checkout_id, payment_order_id, at, payload, place);

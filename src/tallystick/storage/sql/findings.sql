@@ -55,7 +55,8 @@ limit $1;
 -- name: zero_sum
 select
     accounts.currency as subject,
-    'debits ' || sum(account_balances.debits_minor) || ', credits ' || sum(account_balances.credits_minor) as detail
+    'debits ' || sum(account_balances.debits_minor)
+    || ', credits ' || sum(account_balances.credits_minor) as detail
 from accounts
 inner join account_balances on accounts.account_id = account_balances.account_id
 group by accounts.currency
@@ -74,6 +75,7 @@ where
     ledger_head.seq <> coalesce(newest.seq, 0)
     or ledger_head.seq <> (select count(*) from transfers)
     or (newest.hash is not null and newest.hash <> ledger_head.hash)
+order by subject
 limit $1;
 
 -- name: wallets
@@ -259,7 +261,7 @@ logs as (
             case
                 when version <> place then 1
                 when from_state <> came_from then 1
-                when from_state <> to_state and from_state || '>' || to_state <> all($2::text []) then 1
+                when from_state <> to_state and from_state || '>' || to_state <> all($2::text[]) then 1
                 else 0
             end
         ) as wrong
@@ -353,9 +355,10 @@ limit $1;
 select
     'outbox' as subject,
     'the head is at ' || outbox_head.position || ', but there are ' || (select count(*) from outbox)
-    || ' events up to position ' || (select coalesce(max(position), 0) from outbox) as detail
+    || ' events up to position ' || (select coalesce(max(outbox.position), 0) from outbox) as detail
 from outbox_head
 where
     outbox_head.position <> (select count(*) from outbox)
-    or outbox_head.position <> (select coalesce(max(position), 0) from outbox)
+    or outbox_head.position <> (select coalesce(max(outbox.position), 0) from outbox)
+order by subject
 limit $1;

@@ -22,18 +22,18 @@ select
     partition,
     epoch
 from partitions
-where partition = any($1::smallint [])
+where partition = any($1::smallint[])
 order by partition
 for share;
 
 -- name: prolong_lease
 update partitions as stored
 set lease_expires_at = $3
-from unnest($1::smallint [], $2::bigint []) as held (partition, epoch)
+from unnest($1::smallint[], $2::bigint[]) as held (partition, epoch)
 where stored.partition = held.partition and stored.epoch = held.epoch;
 
 -- name: end_lease
 update partitions as stored
 set lease_expires_at = 0
-from unnest($1::smallint [], $2::bigint []) as held (partition, epoch)
+from unnest($1::smallint[], $2::bigint[]) as held (partition, epoch)
 where stored.partition = held.partition and stored.epoch = held.epoch;

@@ -1,7 +1,7 @@
 -- name: orders
 select *
 from payment_orders
-where payment_order_id = any($1::text []);
+where payment_order_id = any($1::text[]);
 
 -- name: unfinished
 select payment_order_id
@@ -10,28 +10,28 @@ where
     is_open
     and state in ('NOT_STARTED', 'EXECUTING', 'SUCCESS')
     and payment_order_id > $1
-    and partition = any($2::smallint [])
+    and partition = any($2::smallint[])
 order by payment_order_id
 limit $3;
 
 -- name: due
 select payment_order_id
 from payment_orders
-where wake_at is not null and wake_at <= $1 and is_open and partition = any($2::smallint [])
+where wake_at is not null and wake_at <= $1 and is_open and partition = any($2::smallint[])
 order by wake_at, payment_order_id
 limit $3;
 
 -- name: next_wake_at
 select wake_at
 from payment_orders
-where wake_at is not null and is_open and partition = any($1::smallint [])
+where wake_at is not null and is_open and partition = any($1::smallint[])
 order by wake_at
 limit 1;
 
 -- name: stuck
 select *
 from payment_orders
-where is_open and state = any($1::text []) and state_since < $2 and partition = any($3::smallint [])
+where is_open and state = any($1::text[]) and state_since < $2 and partition = any($3::smallint[])
 order by state_since, payment_order_id
 limit $4;
 
