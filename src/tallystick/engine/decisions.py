@@ -131,7 +131,7 @@ def _stray(order: Order, event: Charged, ctx: Context, row: AttemptResolved) -> 
 
     Which of the two counts is decided when the later one has ended; only then is anything paid back.
     """
-    if order.stray_attempt == event.attempt:
+    if moves.is_known_stray(order, event):
         return Ignored("known already")
     if moves.stray_pays(order):
         alarm = moves.mismatch(order, event, "charged_twice", remedy="refund")
@@ -172,7 +172,7 @@ def not_executed(order: Order, event: NotExecuted, ctx: Context) -> Outcome:
         event,
         ctx,
         policy=ctx.policy.on_not_executed,
-        count=order.attempt - order.declines,
+        count=moves.attempts_without_answer(order),
         code=event.reason,
         retry_after_us=event.retry_after_us,
     )
@@ -196,7 +196,7 @@ def voided(order: Order, event: Voided, ctx: Context) -> Outcome:
         event,
         ctx,
         policy=ctx.policy.on_not_executed,
-        count=order.attempt - order.declines,
+        count=moves.attempts_without_answer(order),
         code="voided",
         retry_after_us=None,
     )
@@ -265,7 +265,7 @@ def not_found(order: Order, event: NotFound, ctx: Context) -> Outcome:
             event,
             ctx,
             policy=policy.on_not_executed,
-            count=order.attempt - order.declines,
+            count=moves.attempts_without_answer(order),
             code="never_arrived",
             retry_after_us=None,
         )
@@ -357,7 +357,7 @@ def charged_against_belief(order: Order, event: Charged, ctx: Context) -> Outcom
             return Decision(order=replace(order, version=order.version + 1), records=(alarm,))
         if moves.same_reference(event.psp_reference, order.psp_reference):
             return Ignored("known already")
-    if order.stray_attempt == event.attempt and moves.same_reference(event.psp_reference, order.stray_reference):
+    if moves.is_known_stray(order, event):
         return Ignored("known already")
     if order.state is State.SUCCESS:
         kind = "charged_twice"

@@ -182,11 +182,17 @@ def retry_or_fail(
     return Decision(order=waiting, records=(row, *closed))
 
 
+def attempts_without_answer(order: Order) -> int:
+    """Return how many attempts never reached the issuer, this one included; they are bounded apart from declines."""
+    # At least this one: a PSP that takes back a decline lets the same attempt be declined and then voided.
+    return max(1, order.attempt - order.declines)
+
+
 def mismatch(order: Order, event: Evidence, kind: str, *, remedy: str) -> MismatchOpened:
     """Return the record of evidence that contradicts belief; the same evidence gives the same id."""
     amount = event.amount if isinstance(event, Charged) else order.amount
     return MismatchOpened(
-        mismatch_id=f"{kind}:{order.payment_order_id}:{event.attempt}:{event.psp_reference or ''}",
+        mismatch_id=f"{kind}:{order.payment_order_id}:{event.psp}:{event.attempt}:{event.psp_reference or ''}",
         kind=kind,
         attempt=event.attempt,
         psp=event.psp,
@@ -210,6 +216,12 @@ def is_foreign(order: Order, event: Evidence) -> bool:
 def same_reference(one: str | None, other: str | None) -> bool:
     """Say whether two reports of one attempt are one charge: a reference that one of them lacks is no proof."""
     return one == other or one is None or other is None
+
+
+def is_known_stray(order: Order, event: Charged) -> bool:
+    """Say whether the charge is the stray that the order remembers."""
+    same = (order.stray_psp, order.stray_attempt) == (event.psp, event.attempt)
+    return same and same_reference(event.psp_reference, order.stray_reference)
 
 
 def stray_pays(order: Order) -> bool:

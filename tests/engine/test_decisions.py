@@ -1,0 +1,435 @@
+"""Goal: each rule about certainty, told as a story of one order.
+
+The random walk in test_transition_table.py covers the combinations; here a reader sees what is meant.
+"""
+
+import msgspec
+import pytest
+from tests.support.orders import PSP, T0, a_context, an_order, charged, decided, declined, ignored
+
+from tallystick.engine.errors import IllegalState, MoveRefused
+from tallystick.engine.events import (
+    Accepted,
+    AnyEvent,
+    BuyerActionRequired,
+    CancelRequested,
+    EngineRestarted,
+    LedgerPosted,
+    NotExecuted,
+    NotFound,
+    OutcomeLost,
+    RetryRequested,
+    ReviewApproved,
+    RiskAccepted,
+    RiskFlagged,
+    RiskRefused,
+    Source,
+    Voided,
+    WakeTimeReached,
+    WalletCredited,
+)
+from tallystick.engine.money import Money
+from tallystick.engine.moves import begin_attempt
+from tallystick.engine.order import Method, Order, State, idempotency_key
+from tallystick.engine.records import (
+    AttemptBegun,
+    AttemptResent,
+    DeadLetterClosed,
+    DeadLettered,
+    Decision,
+    Effect,
+    MismatchOpened,
+)
+from tallystick.engine.retry import DAY_US, HOUR_US, MINUTE_US, SECOND_US, PspPolicy
+from tallystick.engine.transitions import step
+
+RESPONSE = {"source": Source.RESPONSE, "psp": PSP, "attempt": 1}
+ASKED = {"by": "ann", "why": "the buyer called"}
+
+
+def after(order: Order, event: AnyEvent, now: int = T0, policy: PspPolicy | None = None) -> Decision:
+    """Decide, and demand that something was decided."""
+    return decided(step(order, event, a_context(now, policy=policy)))
+
+
+def lost() -> OutcomeLost:
+    """Return the answer that never came."""
+    return OutcomeLost(source=Source.RESPONSE, psp=PSP, attempt=1, reason="timeout")
+
+
+def voided(attempt: int = 1) -> Voided:
+    """Return the PSP's word that an attempt's key is dead."""
+    return Voided(source=Source.VOID, psp=PSP, attempt=attempt)
+
+
+def not_found(asked_at: int, attempt: int = 1) -> NotFound:
+    """Return an inquiry's empty answer."""
+    return NotFound(source=Source.INQUIRY, psp=PSP, attempt=attempt, asked_at=asked_at)
+
+
+def mismatches(decision: Decision) -> list[tuple[str, int, str]]:
+    """Return kind, attempt and remedy of each mismatch that a decision opens."""
+    return [(r.kind, r.attempt, r.remedy) for r in decision.records if isinstance(r, MismatchOpened)]
+
+
+# --- the good way ----------------------------------------------------------------------------------------------
+
+
+def test_a_payment_goes_through() -> None:
+    """Risk passes, the attempt is a row before it is sent, the charge is booked in the ledger and then the wallet."""
+    begun = after(an_order(), RiskAccepted())
+    assert begun.order.state is State.EXECUTING
+    assert begun.records == (AttemptBegun(attempt=1, psp=PSP, idempotency_key="po-1", begun_at=T0),)
+    assert begun.effects == (Effect.SEND_TO_PSP,)
+    paid = after(begun.order, charged(reference="ch_9"))
+    assert (paid.order.state, paid.order.psp_reference, paid.order.charged_attempt) == (State.SUCCESS, "ch_9", 1)
+    assert paid.effects == (Effect.POST_TO_LEDGER,)
+    posted = after(paid.order, LedgerPosted())
+    assert posted.effects == (Effect.CREDIT_WALLET,)
+    credited = after(posted.order, WalletCredited())
+    assert credited.order.is_done
+    assert not posted.order.is_done
+
+
+def test_an_engine_that_restarts_goes_on_with_the_book_that_is_missing() -> None:
+    """Charged and not posted is not charged again: only the books are resumed."""
+    assert after(an_order(State.SUCCESS), EngineRestarted()).effects == (Effect.POST_TO_LEDGER,)
+    assert after(an_order(State.SUCCESS, ledger_updated=True), EngineRestarted()).effects == (
+        Effect.CREDIT_WALLET,
+    )
+    done = an_order(State.SUCCESS, ledger_updated=True, wallet_updated=True)
+    assert ignored(step(done, EngineRestarted(), a_context())) == "done"
+
+
+def test_a_flagged_order_waits_for_a_person_and_expires() -> None:
+    """Nothing is sent while a person decides, and nobody deciding is a no."""
+    flagged = after(an_order(), RiskFlagged(reasons=("amount",))).order
+    assert (flagged.state, flagged.wake_at) == (State.IN_REVIEW, T0 + 7 * DAY_US)
+    assert after(flagged, ReviewApproved(**ASKED)).order.state is State.EXECUTING
+    assert ignored(step(flagged, WakeTimeReached(), a_context(T0))) == "woken early"
+    assert after(flagged, WakeTimeReached(), T0 + 7 * DAY_US).order.state is State.CANCELLED
+
+
+# --- unknown is not failed (rules 3, 4, 5) ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("event", [lost(), EngineRestarted()])
+def test_a_lost_answer_is_unknown_and_is_asked_about(event: AnyEvent) -> None:
+    """A time-out or a crash says nothing about the money: UNKNOWN, never FAILED, never another key."""
+    unknown = after(an_order(State.EXECUTING), event)
+    assert unknown.order.state is State.UNKNOWN
+    assert unknown.effects == (Effect.INQUIRE_AT_PSP,)
+    assert (unknown.order.attempt, unknown.order.psp) == (1, PSP)
+
+
+def test_unknown_stays_unknown_and_calls_a_person_once() -> None:
+    """Past the bound a person is called; the order is still asked about, and still not given up."""
+    order = an_order(State.UNKNOWN, wake_at=T0)
+    late = after(order, WakeTimeReached(), T0 + HOUR_US)
+    assert late.records == (DeadLettered(reason="outcome_unknown"),)
+    assert (late.order.state, late.order.escalated) == (State.UNKNOWN, True)
+    assert late.effects == (Effect.INQUIRE_AT_PSP,)
+    assert after(late.order, WakeTimeReached(), T0 + 9 * HOUR_US).records == ()
+
+
+def test_the_wait_between_inquiries_grows() -> None:
+    """Asking is cheap but not free; the last wait repeats."""
+    order, now, waits = an_order(State.UNKNOWN, wake_at=T0), T0, []
+    for _ in range(6):
+        order = after(order, WakeTimeReached(), now).order
+        assert order.wake_at is not None
+        waits.append((order.wake_at - now) // SECOND_US)
+        now = order.wake_at
+    assert waits == [10, 60, 300, 3600, 3600, 3600]
+
+
+def test_not_found_means_send_again_under_the_same_key() -> None:
+    """The request may have been lost on the way: the same key makes a resend harmless."""
+    again = after(an_order(State.UNKNOWN), not_found(T0))
+    assert again.records == (AttemptResent(attempt=1, sends=2, sent_at=T0),)
+    assert again.order.idempotency_key == "po-1"
+
+
+def test_not_found_is_fenced_before_it_is_believed() -> None:
+    """After the resends are used up the key is killed; where that cannot be, the PSP's window is waited out."""
+    order = an_order(State.UNKNOWN, sends=4)
+    assert after(order, not_found(T0)).effects == (Effect.VOID_AT_PSP,)
+    mute = PspPolicy(can_void=False)
+    early = step(order, not_found(T0 + 15 * MINUTE_US), a_context(T0 + 16 * MINUTE_US, policy=mute))
+    assert "may still arrive" in ignored(early)
+    sure = after(order, not_found(T0 + 15 * MINUTE_US + 1), T0 + 16 * MINUTE_US, mute)
+    assert sure.order.state is State.RETRY_WAIT
+
+
+def test_nothing_is_sent_under_a_key_that_the_psp_may_have_forgotten() -> None:
+    """A resend can arrive a window late; by then the key must still be alive."""
+    policy = PspPolicy(key_lifetime_us=HOUR_US)
+    order = an_order(State.UNKNOWN)
+    assert after(order, not_found(T0), T0 + 44 * MINUTE_US, policy).effects == (Effect.SEND_TO_PSP,)
+    believed = after(order, not_found(T0 + 45 * MINUTE_US), T0 + 45 * MINUTE_US, policy)
+    assert believed.effects == ()
+    assert believed.order.state is State.RETRY_WAIT
+
+
+def test_not_executed_is_certain_only_of_a_single_send() -> None:
+    """A refused second send says nothing about the first."""
+    refused = NotExecuted(**RESPONSE, reason="throttled", retry_after_us=7 * SECOND_US)
+    once = after(an_order(State.EXECUTING), refused).order
+    assert (once.state, once.wake_at) == (State.RETRY_WAIT, T0 + 7 * SECOND_US)
+    assert after(an_order(State.EXECUTING, sends=2), refused).order.state is State.UNKNOWN
+
+
+# --- declines and retries --------------------------------------------------------------------------------------
+
+
+def test_a_soft_decline_waits_for_a_new_attempt_with_a_key_of_its_own() -> None:
+    """PSPs replay a saved decline, so the next attempt needs another key (rule 2)."""
+    waiting = after(an_order(State.EXECUTING), declined()).order
+    assert (waiting.state, waiting.wake_at) == (State.RETRY_WAIT, T0 + 30 * SECOND_US)
+    retried = after(waiting, WakeTimeReached(), T0 + 30 * SECOND_US).order
+    assert (retried.attempt, retried.idempotency_key) == (2, idempotency_key("po-1", 2))
+
+
+def test_a_hard_decline_fails_and_a_person_may_look() -> None:
+    """A stolen card is not tried again; the order is in the dead-letter queue."""
+    failed = after(an_order(State.EXECUTING), declined(hard=True))
+    assert failed.order.state is State.FAILED
+    assert DeadLettered(reason="stolen_card") in failed.records
+
+
+def test_no_attempt_begins_later_than_the_policy_allows() -> None:
+    """A Retry-After beyond the order's patience ends it."""
+    failed = after(an_order(State.EXECUTING), declined(retry_after_us=2 * DAY_US))
+    assert failed.order.state is State.FAILED
+
+
+def test_a_hosted_page_is_opened_again_only_when_nobody_saw_it() -> None:
+    """A throttled registration is repeated; a declined page is not opened behind the buyer's back."""
+    order = an_order(State.EXECUTING, method=Method.HOSTED_PAGE)
+    assert after(order, NotExecuted(**RESPONSE, reason="throttled")).order.state is State.RETRY_WAIT
+    assert after(order, declined()).order.state is State.FAILED
+
+
+def test_a_person_may_retry_a_failed_order_once_more() -> None:
+    """From the dead-letter queue: one new attempt, and the letter is closed."""
+    again = after(an_order(State.FAILED), RetryRequested(**ASKED))
+    assert (again.order.state, again.order.attempt) == (State.EXECUTING, 2)
+    assert DeadLetterClosed(resolution="retried") in again.records
+
+
+def test_an_order_that_the_risk_check_refused_is_not_retried() -> None:
+    """The dead-letter queue is no way around the risk check."""
+    refused = after(an_order(), RiskRefused(reasons=("sanctions",))).order
+    with pytest.raises(MoveRefused):
+        step(refused, RetryRequested(**ASKED), a_context())
+
+
+def test_evidence_of_another_psp_proves_nothing() -> None:
+    """A decline by a PSP that was not asked must not begin a second attempt."""
+    order = an_order(State.UNKNOWN)
+    assert ignored(step(order, declined(psp="psp-b"), a_context())) == "about another attempt"
+
+
+def test_a_decline_taken_back_and_then_voided_is_still_counted() -> None:
+    """The same attempt declined, accepted and voided: patience is counted from one, not from zero."""
+    waiting = after(an_order(State.EXECUTING), declined()).order
+    pending = after(waiting, Accepted(**RESPONSE)).order
+    assert after(pending, voided()).order.state is State.RETRY_WAIT
+
+
+# --- the buyer -------------------------------------------------------------------------------------------------
+
+
+def awaiting(method: Method = Method.CARD_TOKEN) -> Order:
+    """Return an order whose buyer was sent to a page that is open for ten minutes."""
+    page = BuyerActionRequired(**RESPONSE, url="https://psp.example/3ds", expires_at=T0 + 10 * MINUTE_US)
+    return after(an_order(State.EXECUTING, method=method), page).order
+
+
+@pytest.mark.parametrize("method", list(Method))
+def test_an_abandoned_page_is_closed_and_not_tried_again(method: Method) -> None:
+    """Expiry asks the PSP to close the page; its word ends the order. Nobody is there for a new challenge."""
+    order = awaiting(method)
+    assert order.next_action_url == "https://psp.example/3ds"
+    expired = after(order, WakeTimeReached(), T0 + 10 * MINUTE_US)
+    assert expired.effects == (Effect.VOID_AT_PSP,)
+    ended = after(expired.order, voided()).order
+    assert (ended.state, ended.failure_code) == (State.CANCELLED, "buyer_did_not_pay")
+
+
+def test_a_page_paid_at_the_last_moment_counts() -> None:
+    """The void may come too late; then the PSP says charged, and charged it is."""
+    expired = after(awaiting(), WakeTimeReached(), T0 + 10 * MINUTE_US).order
+    assert after(expired, charged()).order.state is State.SUCCESS
+
+
+@pytest.mark.parametrize("answer", [voided(), declined(), declined(hard=True)])
+def test_a_cancelled_challenge_is_not_tried_again(answer: AnyEvent) -> None:
+    """Somebody asked to stop: whatever says "not charged" ends it."""
+    asked = after(awaiting(), CancelRequested(**ASKED))
+    assert asked.effects == (Effect.VOID_AT_PSP,)
+    assert asked.order.next_action_url is None
+    assert after(asked.order, answer).order.state is State.CANCELLED
+
+
+def test_a_cancel_outlives_a_change_of_mind_of_the_psp() -> None:
+    """Accepted, then a page again: the page is closed, not shown."""
+    asked = after(awaiting(), CancelRequested(**ASKED)).order
+    pending = after(asked, Accepted(**RESPONSE))
+    assert pending.effects == (Effect.VOID_AT_PSP,)
+    page = BuyerActionRequired(**RESPONSE, url="https://psp.example/again", expires_at=T0 + HOUR_US)
+    shown = after(pending.order, page)
+    assert shown.effects == (Effect.VOID_AT_PSP,)
+    assert shown.order.next_action_url is None
+
+
+# --- an earlier attempt was charged after all ------------------------------------------------------------------
+
+
+def with_stray(state: State) -> Order:
+    """Return an order whose second attempt is under way while the first turns out charged."""
+    order = an_order(state, attempt=2, declines=1)
+    return after(order, charged(1, reference="ch_1")).order
+
+
+def test_a_stray_charge_pays_when_the_later_attempt_fails() -> None:
+    """The buyer has paid once: that is a success, and nothing is to be paid back."""
+    paid = after(with_stray(State.EXECUTING), declined(2))
+    assert (paid.order.state, paid.order.charged_attempt) == (State.SUCCESS, 1)
+    assert mismatches(paid) == []
+
+
+def test_of_two_charges_one_is_paid_back() -> None:
+    """Both attempts charged: the one under way counts, the other is refunded."""
+    paid = after(with_stray(State.EXECUTING), charged(2, reference="ch_2"))
+    assert paid.order.charged_attempt == 2
+    assert mismatches(paid) == [("charged_twice", 1, "refund")]
+    again = step(paid.order, charged(1, reference="ch_1"), a_context())
+    assert ignored(again) == "known already"
+
+
+def test_a_third_charge_is_not_lost() -> None:
+    """Two earlier attempts charged while a third is under way: each is remembered or paid back."""
+    order = after(an_order(State.EXECUTING, attempt=3, declines=2), charged(1)).order
+    assert mismatches(after(order, charged(2, reference="ch_2"))) == [("charged_twice", 2, "refund")]
+
+
+@pytest.mark.parametrize("state", [State.PENDING, State.UNKNOWN, State.AWAITING_BUYER])
+def test_a_stray_charge_stops_the_attempt_under_way(state: State) -> None:
+    """No resend, no page: the later attempt is voided, for the buyer has paid."""
+    order = an_order(state, attempt=2, declines=1)
+    marked = after(order, charged(1))
+    assert marked.effects == (Effect.VOID_AT_PSP,)
+    assert marked.order.next_action_url is None
+    assert after(marked.order, voided(2)).order.state is State.SUCCESS
+
+
+def test_a_lost_attempt_is_not_sent_again_after_a_stray_charge() -> None:
+    """Not found after a stray charge: fence it, do not resend it."""
+    assert after(with_stray(State.UNKNOWN), not_found(T0, 2)).effects == (Effect.VOID_AT_PSP,)
+
+
+def test_a_decline_taken_back_while_waiting_is_a_success() -> None:
+    """In RETRY_WAIT no call is under way, so the charge simply counts."""
+    assert after(an_order(State.RETRY_WAIT), charged()).order.state is State.SUCCESS
+
+
+# --- charges that nobody asked for -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", [State.NOT_STARTED, State.IN_REVIEW])
+def test_a_charge_before_the_first_attempt_is_paid_back_and_no_attempt_begins(state: State) -> None:
+    """Restored from an old backup, say: the PSP knows a charge that we do not. Do not charge once more."""
+    marked = after(an_order(state), charged(1))
+    assert mismatches(marked) == [("charged_unasked", 1, "refund")]
+    go = RiskAccepted() if state is State.NOT_STARTED else ReviewApproved(**ASKED)
+    assert after(marked.order, go).order.state is State.FAILED
+
+
+def test_an_attempt_that_is_none_of_ours_stops_a_waiting_order() -> None:
+    """The clock finds a foreign charge and begins nothing."""
+    marked = after(an_order(State.RETRY_WAIT), charged(7))
+    assert marked.order.state is State.RETRY_WAIT
+    assert after(marked.order, WakeTimeReached(), T0 + HOUR_US).order.state is State.FAILED
+
+
+def test_a_charge_after_failure_is_paid_back_and_the_order_stays_failed() -> None:
+    """Late success: one mismatch, a refund, and no retry any more."""
+    late = after(an_order(State.FAILED), charged())
+    assert late.order.state is State.FAILED
+    assert mismatches(late) == [("charged_after_failed", 1, "refund")]
+    assert ignored(step(late.order, charged(), a_context())) == "known already"
+    with pytest.raises(MoveRefused):
+        step(late.order, RetryRequested(**ASKED), a_context())
+
+
+def test_a_charge_reported_with_and_without_reference_is_one_charge() -> None:
+    """An inquiry may lack the reference that the webhook has; paying that back would undo the only charge."""
+    paid = after(an_order(State.EXECUTING), charged(reference=None)).order
+    assert ignored(step(paid, charged(reference="ch_1"), a_context())) == "known already"
+    twice = after(an_order(State.SUCCESS), charged(reference="ch_2"))
+    assert mismatches(twice) == [("charged_twice", 1, "refund")]
+
+
+# --- the wrong amount ------------------------------------------------------------------------------------------
+
+CENT = Money(1, "EUR")
+
+
+@pytest.mark.parametrize("escalated", [False, True])
+def test_a_charge_of_another_amount_goes_to_a_person(escalated: bool) -> None:
+    """Also when a person had been called before: this is news."""
+    wrong = after(an_order(State.UNKNOWN, escalated=escalated), charged(amount=CENT))
+    assert wrong.order.state is State.UNKNOWN
+    assert mismatches(wrong) == [("charged_other_amount", 1, "person")]
+    assert DeadLettered(reason="charged_other_amount") in wrong.records
+    assert "known already" in ignored(step(wrong.order, charged(amount=CENT), a_context()))
+
+
+def test_nothing_more_is_sent_after_a_charge_of_another_amount() -> None:
+    """Neither a stale inquiry nor a late decline makes room for a second charge."""
+    order = after(an_order(State.EXECUTING), charged(amount=CENT)).order
+    for event in (not_found(T0 + DAY_US), declined(), voided()):
+        assert "a person decides" in ignored(step(order, event, a_context(T0 + DAY_US)))
+
+
+def test_the_right_amount_after_the_wrong_one_is_a_success() -> None:
+    """A report corrected by the PSP closes the letter; the mismatch stays for the person to see."""
+    order = after(an_order(State.EXECUTING), charged(amount=CENT)).order
+    paid = after(order, charged())
+    assert paid.order.state is State.SUCCESS
+    assert DeadLetterClosed(resolution="charged") in paid.records
+
+
+def test_a_decline_after_success_goes_to_a_person() -> None:
+    """What is booked is not unbooked by a late message."""
+    odd = after(an_order(State.SUCCESS), declined())
+    assert odd.order.state is State.SUCCESS
+    assert mismatches(odd) == [("declined_after_success", 1, "person")]
+
+
+def test_beginning_an_attempt_on_top_of_a_charge_is_a_bug_that_stops() -> None:
+    """The last line of defence raises; it never becomes a payment result."""
+    with pytest.raises(IllegalState):
+        begin_attempt(an_order(State.RETRY_WAIT, stray_attempt=1, stray_psp=PSP), a_context())
+    with pytest.raises(IllegalState):
+        begin_attempt(an_order(State.UNKNOWN, charged_attempt=1), a_context())
+
+
+# --- what is written -------------------------------------------------------------------------------------------
+
+
+def test_idempotency_keys_are_the_order_s_id_and_then_derived() -> None:
+    """The same for every resend, another for every attempt, apart from every admissible id, and short enough."""
+    keys = [idempotency_key("po-1", attempt) for attempt in range(1, 50)]
+    assert keys[0] == "po-1"
+    assert len(set(keys)) == len(keys)
+    assert all(key.startswith("tsk_") and len(key) == 68 for key in keys[1:])
+    assert idempotency_key("x" * 255, 2) != idempotency_key("x" * 254, 2)
+    assert keys[1] == "tsk_7a9ff1d3d45c6ff7b4a35bb2b6f3d1ce4cc2f3e7a1cd2a8a5c1cba1d2e8b5b6d"
+
+
+def test_orders_survive_json() -> None:
+    """The log keeps events as JSON; the order's own fields must be plain, too."""
+    order = an_order(State.AWAITING_BUYER)
+    assert msgspec.json.decode(msgspec.json.encode(order), type=Order) == order
