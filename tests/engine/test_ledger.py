@@ -65,7 +65,7 @@ def test_account_ids_are_readable_and_apart() -> None:
 def test_the_chain_s_first_hash_never_changes() -> None:
     """A known value: who changes the formula breaks every ledger in the field."""
     assert chain_hash(GENESIS_HASH, **ROW).hex() == (
-        "0000000000000000000000000000000000000000000000000000000000000000"
+        "b32dfa923179b56ee8232ce2890948569e9511d50bd6eb3285010769edc7512b"
     )
 
 

@@ -190,8 +190,8 @@ class Model:
         if sends:
             assert after.state is State.EXECUTING
             assert not self.charges, "nothing more is sent once a charge of this order is known"
-        for record in begun:
-            self.psps[record.attempt] = record.psp
+        for row in begun:
+            self.psps[row.attempt] = row.psp
         if begun and before.attempt:
             assert self.not_charged[before.attempt], "a new attempt needs certainty about the last (rule 2)"
         if resent:

@@ -183,7 +183,7 @@ def retry_or_fail(
 
 
 def attempts_without_answer(order: Order) -> int:
-    """Return how many attempts never reached the issuer, this one included; they are bounded apart from declines."""
+    """Return how many attempts never reached the issuer, this one included: bounded apart from declines."""
     # At least this one: a PSP that takes back a decline lets the same attempt be declined and then voided.
     return max(1, order.attempt - order.declines)
 
