@@ -7,7 +7,7 @@ import trio.testing
 from tallystick.actors.mailbox import Mailbox, Reply
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.supervisor import Child, RestartLimit, RestartsExhausted, supervise
-from tallystick.engine.errors import Fenced
+from tallystick.engine.errors import Fenced, StoreUnavailable
 
 
 class TrioClock:
@@ -74,6 +74,26 @@ async def test_crashes_spread_over_a_long_time_do_not_escalate(autojump_clock: o
             metrics=Metrics(),
         )
     assert lives >= 19
+
+
+async def test_a_database_that_is_away_is_waited_for_without_limit(autojump_clock: object) -> None:
+    """An outage of the database, however long, must not end the engine: it is nobody's crash."""
+    tries = 0
+
+    async def needs_the_store() -> None:
+        nonlocal tries
+        tries += 1
+        if tries <= 500:
+            raise StoreUnavailable("refused")
+        await trio.sleep_forever()
+
+    with trio.move_on_after(3600):
+        await supervise(
+            [Child(name="relay", run=needs_the_store, limit=RestartLimit(restarts_max=2))],
+            clock=TrioClock(),
+            metrics=Metrics(),
+        )
+    assert tries == 501
 
 
 async def test_being_fenced_is_not_survivable() -> None:

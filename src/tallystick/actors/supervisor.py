@@ -13,7 +13,7 @@ import structlog
 import trio
 
 from tallystick.actors.metrics import Metrics
-from tallystick.engine.errors import Fenced, OurError, traceback_of
+from tallystick.engine.errors import CommitUnknown, Fenced, OurError, StoreUnavailable, traceback_of
 from tallystick.engine.ports import Clock
 from tallystick.engine.retry import SECOND_US
 
@@ -45,6 +45,10 @@ class Child(msgspec.Struct, frozen=True, kw_only=True):
     temporary: bool = False
 
 
+# A database that is away is waited for without a limit; looked for at least this often.
+_PATIENCE = RestartLimit(restarts_max=10, backoff_max_s=1.0)
+
+
 class CrashCount:
     """Counts crashes within a window, and says how long to wait before the next start."""
 
@@ -72,7 +76,7 @@ async def supervise(children: Sequence[Child], *, clock: Clock, metrics: Metrics
 
 
 async def _keep_running(child: Child, clock: Clock, metrics: Metrics) -> None:
-    crashes = CrashCount(child.limit)
+    crashes, waits = CrashCount(child.limit), CrashCount(_PATIENCE)
     while True:
         try:
             await child.run()
@@ -81,10 +85,14 @@ async def _keep_running(child: Child, clock: Clock, metrics: Metrics) -> None:
             raise RestartsExhausted(f"{child.name} returned, and it should run for ever")  # noqa: TRY301
         except NOT_SURVIVABLE:
             raise
+        except (StoreUnavailable, CommitUnknown) as error:
+            # No crash: the database is away. However long that takes, nobody is to blame here.
+            wait_s = waits.wait_s(clock.now())
+            log.warning("actor_waits_for_store", actor=child.name, again_in_s=wait_s, error=str(error))
         except Exception as error:
             metrics.restarts.labels(child.name).inc()
             wait_s = crashes.wait_s(clock.now())
             log.error("actor_crashed", actor=child.name, restart_in_s=wait_s, traceback=traceback_of(error))
             if wait_s is None:
                 raise RestartsExhausted(f"{child.name} crashed too often") from error
-        await trio.sleep(wait_s)
+        await trio.sleep(wait_s or _PATIENCE.backoff_max_s)
