@@ -9,6 +9,7 @@ import structlog
 from cyclopts import Parameter
 
 from tallystick import __version__
+from tallystick.cli.sim import sim
 from tallystick.engine.errors import OurError, SetupError, TallystickError, traceback_of
 
 app = cyclopts.App(
@@ -17,7 +18,6 @@ app = cyclopts.App(
     version=__version__,
 )
 deadletters = cyclopts.App(name="deadletters", help="Payment orders that need a person.")
-sim = cyclopts.App(name="sim", help="The simulator, and the simulated PSP.")
 app.command(deadletters)
 app.command(sim)
 
@@ -139,21 +139,6 @@ def retry_letter(
     from tallystick.cli.people import run_retry_letter
 
     run_retry_letter(payment_order_id, why=why, by=by, data_dir=data_dir, url=url)
-
-
-@sim.command(name="psp")
-def sim_psp(
-    *,
-    host: str = "127.0.0.1",
-    port: int = 8081,
-    journal: Annotated[
-        Path | None, Parameter(help="Where it remembers; it forgets at its end without one.")
-    ] = None,
-) -> None:
-    """Serve the simulated PSP alone."""
-    from tallystick.cli.serve import run_psp
-
-    run_psp(host=host, port=port, journal=journal)
 
 
 def _configure_logs(form: str) -> None:
