@@ -17,14 +17,15 @@ set
 returning partition, epoch;
 
 -- name: share_partitions
--- The fence: a claim waits for this transaction, or this transaction sees the claim.
+-- The fence: a claim waits for this transaction, or this transaction sees the claim. KEY SHARE, which a claim's
+-- FOR UPDATE excludes, but which a renewal passes: busy writers would keep it waiting for ever.
 select
     partition,
     epoch
 from partitions
 where partition = any($1::smallint[])
 order by partition
-for share;
+for key share;
 
 -- name: prolong_lease
 update partitions as stored
