@@ -155,7 +155,12 @@ class Gateway:
         self, effect: Effect, order: Order, source: Source, call: Callable[[], Awaitable[AnyEvidence]]
     ) -> AnyEvidence:
         answer: AnyEvidence | None = None
-        async with self._slots:
+        # The non-waiting core first: a turn of the scheduler for every free slot is a tenth of a payment's cost.
+        try:
+            self._slots.acquire_nowait()
+        except trio.WouldBlock:
+            await self._slots.acquire()
+        try:
             started = trio.current_time()
             self._in_flight.inc()
             try:
@@ -164,6 +169,8 @@ class Gateway:
             finally:
                 self._in_flight.dec()
                 self._seconds[effect].observe(trio.current_time() - started)
+        finally:
+            self._slots.release()
         if answer is None:
             answer = OutcomeLost(
                 source=source, psp=self.psp.name, attempt=order.attempt, reason="no answer in time"

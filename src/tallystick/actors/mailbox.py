@@ -23,7 +23,10 @@ class Mailbox(Generic[T]):
     def __init__(self, name: str, *, capacity: int, delivery: Delivery | None = None) -> None:
         self.name = name
         self.capacity = capacity
-        self._send, self._receive = trio.open_memory_channel[T](capacity)
+        # No `open_memory_channel[T]`: subscribing at run time costs more than the channel itself.
+        self._send: trio.MemorySendChannel[T]
+        self._receive: trio.MemoryReceiveChannel[T]
+        self._send, self._receive = trio.open_memory_channel(capacity)
         self._delivery = delivery
 
     def __len__(self) -> int:
@@ -34,8 +37,14 @@ class Mailbox(Generic[T]):
         self._send.send_nowait(message)
 
     async def put(self, message: T) -> None:
-        """Leave a message, waiting for room. Raises trio.BrokenResourceError when the box is closed."""
-        await self._send.send(message)
+        """Leave a message, waiting for room. Raises trio.BrokenResourceError when the box is closed.
+
+        With room it returns at once, without letting others run: senders wait for their answers anyway.
+        """
+        try:
+            self._send.send_nowait(message)
+        except trio.WouldBlock:
+            await self._send.send(message)
 
     def get_nowait(self) -> T:
         """Take a message. Raises trio.WouldBlock when there is none."""
