@@ -43,7 +43,7 @@ def _ledger_flags(tables: Tables) -> Iterator[Finding]:
     for order_id, order in sorted(tables.orders.items()):
         if order.ledger_updated != (order_id in posted):
             detail = f"ledger_updated is {order.ledger_updated}, and a capture is posted: {order_id in posted}"
-            yield Finding(check="ledger_flags", subject=order_id, detail=detail)
+            yield Finding(check="order_against_ledger", subject=order_id, detail=detail)
 
 
 def _wallet_flags(tables: Tables) -> Iterator[Finding]:
@@ -51,7 +51,7 @@ def _wallet_flags(tables: Tables) -> Iterator[Finding]:
     for order_id, order in sorted(tables.orders.items()):
         if order.wallet_updated != (order_id in credited):
             detail = f"wallet_updated is {order.wallet_updated}, and it was credited: {order_id in credited}"
-            yield Finding(check="wallet_flags", subject=order_id, detail=detail)
+            yield Finding(check="order_against_wallet", subject=order_id, detail=detail)
 
 
 def _wallets(tables: Tables) -> Iterator[Finding]:

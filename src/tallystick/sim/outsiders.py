@@ -214,7 +214,10 @@ class Outsiders:
     def _send_webhook(self, site: PspSite, payment: Payment) -> None:
         faults, where = self._world.faults, payment.merchant_reference
         event = _as_evidence(site, payment)
-        if event is None or faults.strikes("webhook_lost", where):
+        # A PSP that contradicts a decline tells of it at least. One that never does is found by its settlement
+        # file alone, which is reconciliation's business and not the pay-in's.
+        contradicts = payment.status is Status.CHARGED and payment.code is not None
+        if event is None or (faults.strikes("webhook_lost", where) and not contradicts):
             return
         delay_us = self._world.tape.stream(f"network/webhook/{where}").between(300_000, 2_000_000)
         if faults.strikes("webhook_early", where):

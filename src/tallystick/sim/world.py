@@ -56,6 +56,7 @@ _SHORT_KEY_LIFETIME_US = 4 * _MINUTE_US
 _PAGE_LIFETIME_US = 2 * _MINUTE_US
 _SETTINGS = EngineSettings(
     outbox_poll_s=30.0,
+    scheduler_gap_s=0.2,
     scheduler_idle_s=60.0,
     sweep_interval_s=30.0,
     lease_ttl_us=5 * _MINUTE_US,
