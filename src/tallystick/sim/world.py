@@ -222,7 +222,20 @@ class World:
         self.note(session.name, "crash", why)
 
     def _ports(self, session: Session) -> Ports:
-        store = FaultyStore(
+        store = self._store(session)
+        self.stores.append(store)
+        return Ports(
+            store=store,
+            psps=[self._psp(site, session) for site in self.sites],
+            risk=SimRisk(self, session),
+            clock=self.clock,
+            entropy=TapeEntropy(session.name, self.tape),
+            receivers=[SimReceiver(self, session, name) for name in RECEIVERS],
+            delivery=self._delivery(session),
+        )
+
+    def _store(self, session: Session) -> FaultyStore:
+        return FaultyStore(
             MemoryStore(self.tables),
             session=session,
             clock=self.clock,
@@ -230,19 +243,9 @@ class World:
             latency=self.tape.stream(f"store/{session.name}"),
             execute=at_once(self.clock),
         )
-        self.stores.append(store)
-        return Ports(
-            store=store,
-            psps=[
-                SimPsp(site, session=session, clock=self.clock, faults=self.faults, tape=self.tape)
-                for site in self.sites
-            ],
-            risk=SimRisk(self, session),
-            clock=self.clock,
-            entropy=TapeEntropy(session.name, self.tape),
-            receivers=[SimReceiver(self, session, name) for name in RECEIVERS],
-            delivery=self._delivery(session),
-        )
+
+    def _psp(self, site: PspSite, session: Session) -> SimPsp:
+        return SimPsp(site, session=session, clock=self.clock, faults=self.faults, tape=self.tape)
 
     def _delivery(self, session: Session) -> Delivery:
         faults, clock = self.faults, self.clock
