@@ -8,7 +8,7 @@ class, by order, or all.
 To add a fault: add its row, and let the place that it strikes ask `Faults.strikes`.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from enum import StrEnum
 
 import msgspec
@@ -171,6 +171,8 @@ class Faults:
         )
         self.struck: dict[str, int] = {}
         """How often each class struck."""
+        self.on_strike: Callable[[str, str], None] | None = None
+        """Told the name and the place of each strike."""
         self.healed = False
         """Once everything has healed nothing strikes any more."""
         self._streams: dict[tuple[str, str], Stream] = {}
@@ -187,6 +189,8 @@ class Faults:
         if not stream.chance(BY_NAME[name].ppm):
             return False
         self.struck[name] = self.struck.get(name, 0) + 1
+        if self.on_strike is not None:
+            self.on_strike(name, where)
         return True
 
     def how(self, name: str, where: str = "") -> Stream:

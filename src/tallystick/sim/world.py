@@ -83,6 +83,7 @@ class World:
         self.clock = VirtualClock()
         self.trace = Trace()
         self.faults = Faults(self.tape, allowed=named(options.faults), swarm=options.swarm)
+        self.faults.on_strike = lambda name, where: self.note("faults", name, where)
         self.tables = Tables()
         self.tables.on_commit = self._committed
         self.auditor = Auditor(
