@@ -8,6 +8,7 @@ import msgspec
 import pycountry
 
 from tallystick.engine.card_numbers import holds_card_number, refuse_card_number
+from tallystick.engine.characters import CONTROL, NOT_IN_TEXT, VISIBLE, WHITE
 from tallystick.engine.errors import InvalidRequest
 
 BYTES_MAX = 8_192
@@ -15,16 +16,14 @@ DEPTH_MAX = 5
 # Counted while walking, so that a megabyte of tiny members is refused before it is encoded.
 VALUES_MAX = 1_000
 TEXT_CHARS_MAX = 255
-# What PostgreSQL and every JSON reader that has integers hold exactly.
-INT_MIN, INT_MAX = -(2**63), 2**63 - 1
+# What every database and JSON reader that has integers holds exactly.
+NUMBER_MIN, NUMBER_MAX = -(2**63), 2**63 - 1
 
+EMAIL = rf"[^@{CONTROL}{WHITE}]{{1,64}}@[^@{CONTROL}{WHITE}]{{1,189}}"
 COUNTRIES: frozenset[str] = frozenset(country.alpha_2 for country in pycountry.countries)
 """ISO 3166-1 alpha-2."""
 
-CONTROLS = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
-"""What no text may hold: control characters but tab and line ends, and halves of surrogate pairs."""
-
-_EMAIL = re.compile(r"[^@\s]{1,64}@[^@\s]{1,189}")
+_EMAIL = re.compile(EMAIL)
 _PLAIN_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}", re.ASCII)
 _NOT_LETTERS = re.compile(r"[^a-z0-9]")
 # An international phone number of at most 13 digits; a longer one, or one without a plus, may be a card.
@@ -49,7 +48,7 @@ def check_buyer_info(info: object) -> tuple[bytes, str]:
     known = {name: value for name, value in info.items() if value is not None}
     for name in ("buyer_account", "name", "email", "phone"):
         value = known.get(name, "absent")
-        if not isinstance(value, str) or not value.strip() or len(value) > TEXT_CHARS_MAX:
+        if not isinstance(value, str) or not VISIBLE.search(value) or len(value) > TEXT_CHARS_MAX:
             raise InvalidRequest(f"buyer_info.{name}", f"must be a string of 1 to {TEXT_CHARS_MAX} characters")
     if "email" in known and not _EMAIL.fullmatch(known["email"]):
         raise InvalidRequest("buyer_info.email", "must be an e-mail address")
@@ -92,7 +91,7 @@ class _Walk:
     def members(self, path: str, members: dict[Any, Any], depth: int) -> None:
         _check_depth(depth)
         for name, value in members.items():
-            if not isinstance(name, str) or len(name) > TEXT_CHARS_MAX or CONTROLS.search(name):
+            if not isinstance(name, str) or len(name) > TEXT_CHARS_MAX or NOT_IN_TEXT.search(name):
                 detail = f"member names must be strings of at most {TEXT_CHARS_MAX} characters, none of control"
                 raise InvalidRequest(path, detail)
             if holds_card_number(name):
@@ -116,7 +115,7 @@ class _Walk:
         if self._values > VALUES_MAX:
             raise InvalidRequest("buyer_info", f"must have at most {VALUES_MAX} values")
         if isinstance(value, str):
-            if CONTROLS.search(value):
+            if NOT_IN_TEXT.search(value):
                 raise InvalidRequest(path, "must not contain control characters")
             refuse_card_number(path, value)
         elif isinstance(value, dict):
@@ -135,13 +134,10 @@ def _check_depth(depth: int) -> None:
 def _check_scalar(path: str, value: object) -> None:
     if value is None or isinstance(value, bool):
         return
-    if isinstance(value, int):
-        if not INT_MIN <= value <= INT_MAX:
-            raise InvalidRequest(path, "must be an integer of 64 bits; write a larger one as a string")
-        refuse_card_number(path, str(value))
-    elif isinstance(value, float):
-        if value - value != 0:
-            raise InvalidRequest(path, "must be a finite number")
-        refuse_card_number(path, f"{value:f}")
+    if isinstance(value, int | float):
+        # False for NaN, too.
+        if not NUMBER_MIN <= value <= NUMBER_MAX:
+            raise InvalidRequest(path, "must be a number of at most 64 bits; write a larger one as a string")
+        refuse_card_number(path, str(value) if isinstance(value, int) else f"{value:f}")
     else:
         raise InvalidRequest(path, "must be of a type that JSON has")

@@ -12,8 +12,9 @@ import msgspec
 from msgspec.structs import replace
 from schwifty import IBAN
 
-from tallystick.engine.buyer_info import CONTROLS, check_buyer_info
+from tallystick.engine.buyer_info import check_buyer_info
 from tallystick.engine.card_numbers import refuse_card_number
+from tallystick.engine.characters import NOT_IN_IDS, NOT_IN_TEXT, VISIBLE
 from tallystick.engine.doors import CardInfo, PaymentEvent, PaymentOrderRequest
 from tallystick.engine.errors import InvalidMoney, InvalidRequest
 from tallystick.engine.intents import AcceptPayment, IdempotencyClaim
@@ -29,8 +30,6 @@ IBAN_CHARS_MAX = 64
 
 HOSTED_PAGE = "hosted_page"
 
-# Control characters, line separators and halves of surrogate pairs.
-_NO_ID = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 _TOKEN = re.compile(rf"[!-~]{{1,{TOKEN_CHARS_MAX}}}")
 _CURRENCY = re.compile(r"[A-Z]{3}", re.ASCII)
 
@@ -94,9 +93,9 @@ def check_id(field: str, value: object) -> str:
         raise InvalidRequest(field, "must be a string")
     if not 1 <= len(value) <= ID_CHARS_MAX:
         raise InvalidRequest(field, f"must have 1 to {ID_CHARS_MAX} characters")
-    if _NO_ID.search(value):
+    if NOT_IN_IDS.search(value):
         raise InvalidRequest(field, "must not contain control characters")
-    if value[0].isspace() or value[-1].isspace():
+    if not (VISIBLE.match(value[0]) and VISIBLE.match(value[-1])):
         raise InvalidRequest(field, "must not begin or end with white space")
     refuse_card_number(field, value)
     return value
@@ -109,9 +108,9 @@ def check_text(field: str, value: object, *, chars_max: int = TEXT_CHARS_MAX) ->
     """
     if not isinstance(value, str):
         raise InvalidRequest(field, "must be a string")
-    if len(value) > chars_max or not value.strip():
+    if len(value) > chars_max or not VISIBLE.search(value):
         raise InvalidRequest(field, f"must have 1 to {chars_max} characters, not all of them white space")
-    if CONTROLS.search(value):
+    if NOT_IN_TEXT.search(value):
         raise InvalidRequest(field, "must not contain control characters")
     refuse_card_number(field, value)
     return value

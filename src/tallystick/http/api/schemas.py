@@ -9,10 +9,20 @@ from typing import Annotated, Any
 import iso4217
 from msgspec import Meta, Struct
 
-from tallystick.engine.buyer_info import BYTES_MAX, COUNTRIES, DEPTH_MAX, TEXT_CHARS_MAX
+from tallystick.engine.buyer_info import (
+    BYTES_MAX,
+    COUNTRIES,
+    DEPTH_MAX,
+    EMAIL,
+    NUMBER_MAX,
+    NUMBER_MIN,
+    TEXT_CHARS_MAX,
+)
+from tallystick.engine.characters import CONTROL, NO_TEXT, WHITE
 from tallystick.engine.errors import InvalidMoney
 from tallystick.engine.intake import ID_CHARS_MAX, ORDERS_MAX, TOKEN_CHARS_MAX
 from tallystick.engine.money import exponent_of
+from tallystick.engine.order import DERIVED_KEY_PREFIX
 
 
 def _payable(code: str) -> bool:
@@ -25,11 +35,13 @@ def _payable(code: str) -> bool:
 
 CURRENCIES = sorted(currency.code for currency in iso4217.Currency if _payable(currency.code))
 
-# Line separators and control characters nowhere, white space not at the ends. JSON Schema wants ECMA-262 syntax.
-_EDGE = r"[^\s\u0000-\u001f\u007f-\u009f]"
-_ID_PATTERN = rf"^{_EDGE}(?:[^\u0000-\u001f\u007f-\u009f\u2028\u2029]*{_EDGE})?$"
-_ORDER_ID_PATTERN = f"^(?!tsk_){_ID_PATTERN.removeprefix('^')}"
-_TEXT_PATTERN = r"^[^\u0000-\u0008\u000b\u000c\u000e-\u001f\u007f]*$"
+# No control characters or line separators, and no white space at the ends.
+_VISIBLE = f"[^{CONTROL}{WHITE}]"
+_ID_PATTERN = rf"^{_VISIBLE}(?:[^{CONTROL}\u2028\u2029]*{_VISIBLE})?$"
+_ORDER_ID_PATTERN = f"^(?!{DERIVED_KEY_PREFIX}){_ID_PATTERN.removeprefix('^')}"
+# No control characters but tab and line ends, and not white space alone.
+_ANY = f"[^{NO_TEXT}]"
+_TEXT_PATTERN = rf"^{_ANY}*{_VISIBLE}{_ANY}*$"
 
 CheckoutId = Annotated[
     str,
@@ -64,10 +76,10 @@ Iban = Annotated[
 Amount = Annotated[
     str,
     Meta(
-        pattern=r"^(?:0|[1-9][0-9]{0,15})(?:\.[0-9]{1,8})?$",
-        description="A decimal number in a string, greater than zero, with at most the decimals that the "
-        "currency has (EUR 2, JPY 0, KWD 3), and at most 10^12 minor units. Never a float.",
-        examples=["3.15"],
+        pattern=r"^(?:[1-9][0-9]{0,15}(?:\.[0-9]{1,8})?|0\.(?=0*[1-9])[0-9]{1,8})$",
+        # No `examples`: one with decimals is wrong for JPY, and tools combine the examples of members.
+        description='A decimal number in a string, such as `"3.15"`: greater than zero, with at most the decimals '
+        "that the currency has (EUR 2, JPY 0, KWD 3), and at most 10^12 minor units. Never a float.",
         extra_json_schema={"format": "decimal-amount"},
     ),
 ]
@@ -108,24 +120,35 @@ CreditCardInfo = Annotated[
 ]
 
 
+def free_members(depth: int) -> dict[str, Any]:
+    """Return the schema of members of any name, in an object at a depth; a schema cannot count levels."""
+    bounds = {"minimum": NUMBER_MIN, "maximum": NUMBER_MAX}
+    forms: list[dict[str, Any]] = [
+        {"type": "string", "pattern": f"^{_ANY}*$"},
+        {"type": "integer"} | bounds,
+        {"type": "number"} | bounds,
+        {"type": ["boolean", "null"]},
+    ]
+    if depth < DEPTH_MAX:
+        inner = free_members(depth + 1)
+        forms += [{"type": "object"} | inner, {"type": "array", "items": inner["additionalProperties"]}]
+    names = {"pattern": f"^{_ANY}*$", "maxLength": TEXT_CHARS_MAX}
+    return {"additionalProperties": {"anyOf": forms}, "propertyNames": names}
+
+
 class BuyerInfo(Struct, kw_only=True):
     """What is known about the buyer. Other members are welcome, and kept."""
 
     buyer_account: Text | None = None
     name: Text | None = None
-    email: Annotated[
-        str | None, Meta(extra_json_schema={"pattern": r"^[^@\s]{1,64}@[^@\s]{1,189}$", "format": "email"})
-    ] = None
+    email: Annotated[str, Meta(pattern=f"^{EMAIL}$")] | None = None
     phone: Text | None = None
     country: Annotated[
         str | None,
         Meta(description="ISO 3166-1 alpha-2.", extra_json_schema={"enum": [*sorted(COUNTRIES), None]}),
     ] = None
-    address: dict[str, Any] | None = None
-    ip: Annotated[
-        str | None,
-        Meta(extra_json_schema={"anyOf": [{"type": "string", "format": form} for form in ("ipv4", "ipv6")]}),
-    ] = None
+    address: Annotated[dict[str, Any] | None, Meta(extra_json_schema=free_members(2))] = None
+    ip: Annotated[str, Meta(description="IPv4 or IPv6.", extra_json_schema={"format": "ip"})] | None = None
 
 
 class PaymentOrder(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -150,7 +173,15 @@ class Payment(Struct, kw_only=True, forbid_unknown_fields=True):
         ),
     ]
     credit_card_info: CreditCardInfo
-    payment_orders: Annotated[list[PaymentOrder], Meta(min_length=1, max_length=ORDERS_MAX)]
+    payment_orders: Annotated[
+        list[PaymentOrder],
+        Meta(
+            min_length=1,
+            max_length=ORDERS_MAX,
+            description="Each with an id of its own.",
+            extra_json_schema={"uniqueItems": True},
+        ),
+    ]
 
 
 class Retry(Struct, kw_only=True, forbid_unknown_fields=True):
