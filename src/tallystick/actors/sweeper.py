@@ -55,8 +55,9 @@ class Sweeper:
         while page := await self._store.unfinished(after=after, limit=_RESUME_PAGE):
             after = page[-1]
             for order_id in page:
-                await self._wake(order_id, EngineRestarted())
-            resumed += len(page)
+                if not self._is_live(order_id):  # accepted since we started
+                    await self._wake(order_id, EngineRestarted())
+                    resumed += 1
         if resumed:
             log.info("recovered", orders=resumed)
 

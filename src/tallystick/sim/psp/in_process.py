@@ -5,6 +5,7 @@ from collections.abc import Callable
 import structlog
 import trio
 
+from tallystick.bootstrap import SystemClock, SystemEntropy
 from tallystick.engine.events import (
     Accepted,
     BuyerActionRequired,
@@ -54,19 +55,19 @@ class InProcessPsp:
     def __init__(
         self,
         *,
-        clock: Clock,
-        entropy: Entropy,
+        clock: Clock | None = None,
+        entropy: Entropy | None = None,
         model: SimulatedPsp | None = None,
         policy: PspPolicy | None = None,
         latency_us: int | Latency = 50_000,
         timeout_us: int = 10_000_000,
         pages_url: str = "https://psp.invalid/pages",
     ) -> None:
-        """Wrap a model. `timeout_us` is how long a caller waits for a response that never comes."""
+        """Wrap a model, a new one by default; clock and entropy are the system's by default. `timeout_us` is how long a caller waits for a response that never comes."""
         self.model = SimulatedPsp() if model is None else model
         self._policy = PspPolicy(key_lifetime_us=self.model.key_lifetime_us) if policy is None else policy
-        self._clock = clock
-        self._entropy = entropy
+        self._clock = clock or SystemClock()
+        self._entropy = entropy or SystemEntropy()
         self._latency_us = latency_us
         self._timeout_us = timeout_us
         self._pages_url = pages_url
