@@ -63,7 +63,10 @@ class InProcessPsp:
         timeout_us: int = 10_000_000,
         pages_url: str = "https://psp.invalid/pages",
     ) -> None:
-        """Wrap a model, a new one by default; clock and entropy are the system's by default. `timeout_us` is how long a caller waits for a response that never comes."""
+        """Wrap a model, by default a new one, with the system's clock and randomness.
+
+        `timeout_us` is how long a caller waits for a response that never comes.
+        """
         self.model = SimulatedPsp() if model is None else model
         self._policy = PspPolicy(key_lifetime_us=self.model.key_lifetime_us) if policy is None else policy
         self._clock = clock or SystemClock()
