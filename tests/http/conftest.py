@@ -1,6 +1,6 @@
 """A door without an engine: the API's tests see what it was told, and decide what it answers."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, cast
 
 import pytest
@@ -74,7 +74,10 @@ class FakeStore:
         )
         return OrderView(order=order, updated_at=START + 1, attempts=(attempt,))
 
-    async def checkout_view(self, checkout_id: str) -> CheckoutView | None:
+    async def checkout_views(self, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
+        return [self._checkout_view(checkout_id) for checkout_id in checkout_ids]
+
+    def _checkout_view(self, checkout_id: str) -> CheckoutView | None:
         self._read(checkout_id)
         accepted = self.accepted.get(checkout_id)
         if accepted is None:
@@ -173,7 +176,7 @@ class FakeDoor:
         self.waited_s.append(timeout_s)
         if self.done_after_wait:
             self.finish(checkout_id)
-        view = await self.store.checkout_view(checkout_id)
+        view = (await self.store.checkout_views([checkout_id]))[0]
         if view is None:
             raise NotFoundError("checkout_id", "no such checkout")
         return view

@@ -3,7 +3,7 @@
 root
 ├─ acceptance, transitions     batching writers
 ├─ ledger, wallet              the two books
-├─ reader                      reads sleeping orders, in batches
+├─ reader, viewer              read sleeping orders, and checkouts that are waited for, in batches
 ├─ orders                      one actor per live order (gateways call PSPs on their behalf)
 ├─ recovery                    once, at start
 ├─ scheduler, sweeper
@@ -124,6 +124,15 @@ class Engine:
             delivery=ports.delivery,
             on_written=self._nudge_relays,
         )
+        self._viewer: BatchWriter[str, CheckoutView | None] = BatchWriter(
+            "viewer",
+            ports.store.checkout_views,
+            metrics=self.metrics,
+            capacity=settings.writer_queue_max,
+            batch_max=settings.batch_rows_max,
+            delivery=ports.delivery,
+            give_up_after_s=settings.accept_give_up_s,
+        )
         self._reader: BatchWriter[str, Order | None] = BatchWriter(
             "reader",
             ports.store.orders,
@@ -138,6 +147,7 @@ class Engine:
             self._books.ledger,
             self._books.wallet,
             self._reader,
+            self._viewer,
         )
         self._orders = Orders(
             live_max=settings.live_orders_max,
@@ -196,7 +206,7 @@ class Engine:
             news = trio.Event()
             self._watchers.setdefault(checkout_id, set()).add(news)
             try:
-                view = await self.store.checkout_view(checkout_id)
+                view = await self._viewer.ask(checkout_id)
                 if view is None:
                     raise NotFoundError("checkout_id", f"no checkout {checkout_id!r}")
                 left_s = deadline - trio.current_time()
@@ -292,6 +302,7 @@ class Engine:
             Child(name="transitions", run=self._transitions.run),
             *(Child(name=name, run=run) for name, run in self._books.runs.items()),
             Child(name="reader", run=self._reader.run),
+            Child(name="viewer", run=self._viewer.run),
             Child(name="orders", run=lambda: self._orders.run(around)),
             Child(name="recovery", run=self._sweeper.recover, temporary=True),
             Child(name="scheduler", run=self._scheduler.run),

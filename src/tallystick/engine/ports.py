@@ -244,8 +244,8 @@ class Store(Protocol):
         """Return one order with its attempts."""
         ...
 
-    async def checkout_view(self, checkout_id: str) -> CheckoutView | None:
-        """Return a payment event with its orders."""
+    async def checkout_views(self, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
+        """Return payment events with their orders, each as of one moment, in the order of the ids."""
         ...
 
     async def wallet_views(self, seller_account: str) -> list[WalletView]:

@@ -88,7 +88,10 @@ class FaultyStore:
         faults: Faults,
         latency: Stream,
         execute: Execute,
+        note: Callable[[str, str, object], None] | None = None,
     ) -> None:
+        """`note` adds to the trace what leaves for the database: a step with the writer and what it writes."""
+        self._note = note
         self._inner = inner
         self._session = session
         self._clock = clock
@@ -111,10 +114,13 @@ class FaultyStore:
             self._execute(self._round_trip_us("read"), call, _answer(promise))
         return await self._arrived(promise)
 
-    async def _write(self, writer: str, call: Call[T]) -> T:
-        """Run a transaction: before, at and after its commit everything may break."""
+    async def _write(self, writer: str, call: Call[T], items: tuple[object, ...] = ()) -> T:
+        """Run a transaction: before, at and after its commit everything may break. `items` is for the trace."""
         await self._session.gate()
         self._refuse_while_down()
+        if items and self._note is not None:
+            # A fault that strikes this transaction is the trace's next step.
+            self._note(self._session.name, "write", (writer, items))
         faults, clock, session = self._faults, self._clock, self._session
         promise: Promise[T] = Promise()
         delay_us = self._round_trip_us(writer)
@@ -180,19 +186,23 @@ class FaultyStore:
 
     async def accept(self, batch: Sequence[AcceptPayment]) -> list[AcceptOutcome]:
         """See Store."""
-        return await self._write("accept", lambda: self._inner.accept(batch))
+        items = tuple([item.checkout_id for item in batch])
+        return await self._write("accept", lambda: self._inner.accept(batch), items)
 
     async def apply(self, batch: Sequence[Transition]) -> list[TransitionOutcome]:
         """See Store."""
-        return await self._write("apply", lambda: self._inner.apply(batch))
+        items = tuple([(item.order.payment_order_id, item.event, item.order.state.value) for item in batch])
+        return await self._write("apply", lambda: self._inner.apply(batch), items)
 
     async def post(self, batch: Sequence[PostTransfer]) -> list[Posted]:
         """See Store."""
-        return await self._write("post", lambda: self._inner.post(batch))
+        items = tuple([item.transfer.payment_order_id for item in batch])
+        return await self._write("post", lambda: self._inner.post(batch), items)
 
     async def credit(self, batch: Sequence[CreditWallet]) -> list[Posted]:
         """See Store."""
-        return await self._write("credit", lambda: self._inner.credit(batch))
+        items = tuple([item.entry.payment_order_id for item in batch])
+        return await self._write("credit", lambda: self._inner.credit(batch), items)
 
     # --- reads that decide -------------------------------------------------------------------------------------
 
@@ -242,9 +252,9 @@ class FaultyStore:
         """See Store."""
         return await self._read(lambda: self._inner.order_view(payment_order_id))
 
-    async def checkout_view(self, checkout_id: str) -> CheckoutView | None:
+    async def checkout_views(self, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
         """See Store."""
-        return await self._read(lambda: self._inner.checkout_view(checkout_id))
+        return await self._read(lambda: self._inner.checkout_views(checkout_ids))
 
     async def wallet_views(self, seller_account: str) -> list[WalletView]:
         """See Store."""

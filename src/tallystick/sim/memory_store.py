@@ -149,9 +149,9 @@ class MemoryStore:
         """Return one order with its attempts."""
         return memory_reads.order_view(self.tables, payment_order_id)
 
-    async def checkout_view(self, checkout_id: str) -> CheckoutView | None:
-        """Return a payment event with its orders."""
-        return memory_reads.checkout_view(self.tables, checkout_id)
+    async def checkout_views(self, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
+        """Return payment events with their orders."""
+        return [memory_reads.checkout_view(self.tables, checkout_id) for checkout_id in checkout_ids]
 
     async def wallet_views(self, seller_account: str) -> list[WalletView]:
         """Return a seller's wallets, one per currency."""

@@ -204,9 +204,9 @@ class PostgresStore:
         """Return an order with its attempts."""
         return await self._bridge.read_consistent(lambda c: reading.order_view(c, payment_order_id))
 
-    async def checkout_view(self, checkout_id: str) -> CheckoutView | None:
+    async def checkout_views(self, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
         """Return a payment event with its orders."""
-        return await self._bridge.read_consistent(lambda c: reading.checkout_view(c, checkout_id))
+        return await self._bridge.read(lambda c: reading.checkout_views(c, checkout_ids))
 
     async def wallet_views(self, seller_account: str) -> list[WalletView]:
         """Return a seller's wallets."""

@@ -1,5 +1,7 @@
 """Reads: of what decides, of what people look at, of what is replayed."""
 
+from collections.abc import Sequence
+
 from tallystick.engine.money import Money
 from tallystick.engine.views import AccountView, CheckoutView, EntryView, OrderView, Story
 from tallystick.storage import rows
@@ -23,18 +25,22 @@ async def order_view(connection: Connection, payment_order_id: str) -> OrderView
     )
 
 
-async def checkout_view(connection: Connection, checkout_id: str) -> CheckoutView | None:
-    """Return a payment event with its orders."""
-    event = await connection.fetchrow(_SQL["event"], checkout_id)
-    if event is None:
-        return None
-    orders = await connection.fetch(_SQL["orders_of_event"], checkout_id)
+async def checkout_views(connection: Connection, checkout_ids: Sequence[str]) -> list[CheckoutView | None]:
+    """Return payment events with their orders. One statement, so that each is as of one moment."""
+    orders: dict[str, list[Row]] = {}
+    for row in await connection.fetch(_SQL["checkouts"], checkout_ids):
+        orders.setdefault(row["checkout_id"], []).append(row)
+    return [_checkout(orders[checkout_id]) if checkout_id in orders else None for checkout_id in checkout_ids]
+
+
+def _checkout(found: Sequence[Row]) -> CheckoutView:
+    event = found[0]
     return CheckoutView(
-        checkout_id=checkout_id,
-        buyer_info=event["buyer_info"].encode(),
-        created_at=event["created_at"],
-        is_payment_done=event["orders_open"] == 0,
-        orders=tuple(rows.order(row) for row in orders),
+        checkout_id=event["checkout_id"],
+        buyer_info=event["event_buyer_info"].encode(),
+        created_at=event["event_created_at"],
+        is_payment_done=event["event_orders_open"] == 0,
+        orders=tuple([rows.order(row) for row in found]),
     )
 
 

@@ -96,7 +96,7 @@ class PaymentHandlers:
 
     async def get_checkout(self, checkout_id: str) -> Response:
         """A checkout with all its payment orders."""
-        view = await self._engine.store.checkout_view(_known_id(checkout_id))
+        (view,) = await self._engine.store.checkout_views([_known_id(checkout_id)])
         if view is None:
             raise _not_found()
         return json_response(checkout_body(view))

@@ -51,16 +51,16 @@ from payment_attempts
 where payment_order_id = $1
 order by attempt;
 
--- name: event
-select *
+-- name: checkouts
+select
+    payment_orders.*,
+    payment_events.buyer_info as event_buyer_info,
+    payment_events.created_at as event_created_at,
+    payment_events.orders_open as event_orders_open
 from payment_events
-where checkout_id = $1;
-
--- name: orders_of_event
-select *
-from payment_orders
-where checkout_id = $1
-order by payment_order_id;
+inner join payment_orders on payment_events.checkout_id = payment_orders.checkout_id
+where payment_events.checkout_id = any($1::text [])
+order by payment_orders.checkout_id, payment_orders.payment_order_id;
 
 -- name: wallets
 select *
