@@ -25,7 +25,7 @@ from tallystick.sim.psp.units import from_iso
 from tallystick.sim.session import Session
 from tallystick.sim.tape import Tape
 
-A = TypeVar("A")
+A = TypeVar("A", bound=ChargeAnswer | InquiryAnswer | VoidAnswer)
 
 TIMEOUT_US = 10 * SECOND_US
 """How long our side of the wire waits for an answer."""
@@ -42,9 +42,32 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it came in at a PSP."""
 
     what: str
+    """`charge`, `register`, `inquire` or `void`."""
     key: str
     payment_order_id: str
     attempt: int
+    number: int
+    """Of the `Request` that has arrived; twice the same where the wire doubled it."""
+
+
+class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """A request as it left an engine. `number` counts the requests to one PSP."""
+
+    number: int
+    psp: str
+    what: str
+    payment_order_id: str
+    attempt: int
+    key: str
+
+
+class Heard(msgspec.Struct, frozen=True, kw_only=True):
+    """What an engine was told, or concluded by itself, at the end of request `number`."""
+
+    number: int
+    psp: str
+    payment_order_id: str
+    answer: ChargeAnswer | InquiryAnswer | VoidAnswer
 
 
 class PspSite:
@@ -58,7 +81,9 @@ class PspSite:
         clock: VirtualClock,
         on_change: Callable[["PspSite", Payment], None],
         on_arrival: Callable[["PspSite", Arrival], None],
+        note: Callable[[str, str, object], None],
     ) -> None:
+        """`note` adds to the trace what the engines send and hear."""
         self.model = model
         self.policy = policy
         self.clock = clock
@@ -70,6 +95,9 @@ class PspSite:
         """Messages on the wire in either direction."""
         self.attempts_by_key: dict[str, int] = {}
         self.on_arrival = on_arrival
+        self.requests = 0
+        """Requests that were sent here, by whichever engine."""
+        self._note = note
         self._on_change = on_change
         self._past: dict[str, list[tuple[int, Payment]]] = {}
         """Every state of every payment, by merchant reference."""
@@ -83,6 +111,27 @@ class PspSite:
     def now(self) -> int:
         """Return the PSP's own clock: right, whatever our wall clock does."""
         return EPOCH_US + self.clock.elapsed_us
+
+    def sent(self, engine: str, what: str, payment_order_id: str, attempt: int, key: str) -> int:
+        """Note that an engine sends a request; return its number."""
+        self.requests += 1
+        request = Request(
+            number=self.requests,
+            psp=self.name,
+            what=what,
+            payment_order_id=payment_order_id,
+            attempt=attempt,
+            key=key,
+        )
+        self._note(engine, "send", request)
+        return self.requests
+
+    def heard(
+        self, engine: str, number: int, payment_order_id: str, answer: ChargeAnswer | InquiryAnswer | VoidAnswer
+    ) -> None:
+        """Note what an engine has heard."""
+        heard = Heard(number=number, psp=self.name, payment_order_id=payment_order_id, answer=answer)
+        self._note(engine, "hear", heard)
 
     def lagging(self, query: PspQuery, *, lag_us: int) -> Payment | None:
         """Return what an inquiry would have found a while ago."""
@@ -141,9 +190,11 @@ class SimPsp(InProcessPsp):
         site.attempts_by_key[request.idempotency_key] = request.attempt
         await self._perhaps_die("before", where)
         promise: Promise[ChargeAnswer] = Promise()
+        what = "charge" if method is Method.CARD_TOKEN else "register"
+        number = site.sent(self._session.name, what, where, request.attempt, request.idempotency_key)
 
         def arrive() -> None:
-            self._answer_charge(request, self._work_on(request, method), promise)
+            self._answer_charge(request, self._work_on(request, method, number), promise)
 
         self._dispatch(request, arrive, promise)
         await self._perhaps_die("after", where)
@@ -151,6 +202,7 @@ class SimPsp(InProcessPsp):
             raise RuntimeError("the simulated adapter crashed after the request had left")
         answer = await promise.wait()
         await self._session.gate()
+        site.heard(self._session.name, number, where, answer)
         return answer
 
     def _dispatch(
@@ -187,7 +239,7 @@ class SimPsp(InProcessPsp):
                 self._carry(again_us, arrive)
             self._carry(self._pick_travel_us(where), arrive)
 
-    def _work_on(self, request: ChargeRequest, method: Method) -> Reply | None:
+    def _work_on(self, request: ChargeRequest, method: Method, number: int) -> Reply | None:
         """Have the model act on a request that arrived; None when a magic token has it lost at the door."""
         site, model = self._site, self.model
         site.on_arrival(
@@ -197,6 +249,7 @@ class SimPsp(InProcessPsp):
                 key=request.idempotency_key,
                 payment_order_id=request.payment_order_id,
                 attempt=request.attempt,
+                number=number,
             ),
         )
         draw = f"page-{site.name}-{request.idempotency_key}"
@@ -270,7 +323,7 @@ class SimPsp(InProcessPsp):
             self._carry(self._pick_travel_us(where), lambda: promise.settle(answer))
 
         lost = OutcomeLost(source=Source.INQUIRY, psp=self.name, attempt=query.attempt, reason="timeout")
-        return await self._ask(query, arrive, promise, lambda: promise.settle(lost))
+        return await self._ask("inquire", query, arrive, promise, lambda: promise.settle(lost))
 
     async def void(self, query: PspQuery) -> VoidAnswer:
         """Kill an attempt's key, or learn that it is too late."""
@@ -289,14 +342,26 @@ class SimPsp(InProcessPsp):
             self._carry(self._pick_travel_us(where), lambda: promise.settle(answer))
 
         lost = OutcomeLost(source=Source.VOID, psp=self.name, attempt=query.attempt, reason="timeout")
-        return await self._ask(query, arrive, promise, lambda: promise.settle(lost))
+        return await self._ask("void", query, arrive, promise, lambda: promise.settle(lost))
 
     async def _ask(
-        self, query: PspQuery, arrive: Callable[[], None], promise: Promise[A], give_up: Callable[[], None]
+        self,
+        what: str,
+        query: PspQuery,
+        answer_it: Callable[[], None],
+        promise: Promise[A],
+        give_up: Callable[[], None],
     ) -> A:
         await self._session.gate()
-        site, where = self._site, query.payment_order_id
+        site, where, key = self._site, query.payment_order_id, query.idempotency_key
         await self._perhaps_die("before", where)
+        number = site.sent(self._session.name, what, where, query.attempt, key)
+
+        def arrive() -> None:
+            arrival = Arrival(what=what, key=key, payment_order_id=where, attempt=query.attempt, number=number)
+            site.on_arrival(site, arrival)
+            answer_it()
+
         away = site.clock.elapsed_us < max(site.down_until_us, site.silent_until_us) and not self._faults.healed
         if self._faults.strikes("question_lost", where):
             self._virtual.call_after(TIMEOUT_US, give_up)
@@ -308,6 +373,7 @@ class SimPsp(InProcessPsp):
             self._carry(self._pick_travel_us(where), arrive)
         answer = await promise.wait()
         await self._session.gate()
+        site.heard(self._session.name, number, where, answer)
         return answer
 
     async def _perhaps_die(self, when: str, where: str) -> None:

@@ -132,6 +132,7 @@ class Outsiders:
     async def _submit_until_answered(self, who: str, checkout: Checkout) -> None:
         world = self._world
         for _ in range(_TRIES_MAX):
+            world.note(who, "submit", checkout.event.checkout_id)
             try:
                 receipt = await self._through(
                     lambda engine: engine.submit(checkout.event), patience_s=_CLIENT_PATIENCE_S
@@ -224,14 +225,18 @@ class Outsiders:
             delay_us = 0
         elif faults.strikes("webhook_late", where):
             delay_us = faults.how("webhook_late", where).between(2, 90) * SECOND_US
-        self._start(self._deliver_webhook, where, event, delay_us)
+        self._post_webhook(site, where, event, delay_us)
         if faults.strikes("webhook_twice", where):
             again_us = faults.how("webhook_twice", where).between(0, 60) * SECOND_US
-            self._start(self._deliver_webhook, where, event, delay_us + again_us)
+            self._post_webhook(site, where, event, delay_us + again_us)
+
+    def _post_webhook(self, site: PspSite, order_id: str, event: AnyEvent, delay_us: int) -> None:
+        self._world.note(site.name, "webhook", (order_id, type(event).__name__, delay_us))
+        self._start(self._deliver_webhook, order_id, event, delay_us)
 
     async def _deliver_webhook(self, order_id: str, event: AnyEvent, delay_us: int) -> None:
         await self._world.clock.sleep(delay_us)
-        self._world.note("webhook", type(event).__name__, event)
+        self._world.note("webhook", type(event).__name__, (order_id, event))
         await self._tell(order_id, event)
 
     async def _tell(self, order_id: str, event: AnyEvent) -> None:

@@ -77,11 +77,11 @@ _RESTARTS_US = (50_000, SECOND_US, 5 * SECOND_US, 20 * SECOND_US)
 class World:
     """One run. Make it, `run` it once."""
 
-    def __init__(self, options: RunOptions, tape: Tape | None = None) -> None:
+    def __init__(self, options: RunOptions, tape: Tape | None = None, trace: Trace | None = None) -> None:
         self.options = options
         self.tape = Tape.generate(options.seed) if tape is None else tape
         self.clock = VirtualClock()
-        self.trace = Trace()
+        self.trace = Trace() if trace is None else trace
         self.faults = Faults(self.tape, allowed=named(options.faults), swarm=options.swarm)
         self.faults.on_strike = lambda name, where: self.note("faults", name, where)
         self.tables = Tables()
@@ -243,6 +243,7 @@ class World:
             faults=self.faults,
             latency=self.tape.stream(f"store/{session.name}"),
             execute=at_once(self.clock),
+            note=self.note,
         )
 
     def _psp(self, site: PspSite, session: Session) -> SimPsp:
@@ -272,11 +273,19 @@ class World:
         can_void = self.tape.stream(f"psp/{name}").below(4) < 3  # noqa: PLR2004  (three in four can)
         policy = msgspec.structs.replace(_POLICY, key_lifetime_us=lifetime_us, can_void=can_void)
         model = SimulatedPsp(name=name, key_lifetime_us=lifetime_us, page_lifetime_us=_PAGE_LIFETIME_US)
-        return PspSite(model, policy=policy, clock=self.clock, on_change=self._payment, on_arrival=self._arrival)
+        return PspSite(
+            model,
+            policy=policy,
+            clock=self.clock,
+            on_change=self._payment,
+            on_arrival=self._arrival,
+            note=self.note,
+        )
 
     def _arrival(self, site: PspSite, arrival: Arrival) -> None:
         self.note(site.name, arrival.what, arrival)
-        self.auditor.saw_request(site.name, arrival.key, arrival.payment_order_id)
+        if arrival.what in ("charge", "register"):
+            self.auditor.saw_request(site.name, arrival.key, arrival.payment_order_id)
 
     def _payment(self, site: PspSite, payment: Payment) -> None:
         self.note(site.name, "payment", payment)
