@@ -81,7 +81,7 @@ class PspSite:
         clock: VirtualClock,
         on_change: Callable[["PspSite", Payment], None],
         on_arrival: Callable[["PspSite", Arrival], None],
-        note: Callable[[str, str, object], None],
+        note: Callable[[str, str, object], None] | None = None,
     ) -> None:
         """`note` adds to the trace what the engines send and hear."""
         self.model = model
@@ -123,15 +123,17 @@ class PspSite:
             attempt=attempt,
             key=key,
         )
-        self._note(engine, "send", request)
+        if self._note is not None:
+            self._note(engine, "send", request)
         return self.requests
 
     def heard(
         self, engine: str, number: int, payment_order_id: str, answer: ChargeAnswer | InquiryAnswer | VoidAnswer
     ) -> None:
         """Note what an engine has heard."""
-        heard = Heard(number=number, psp=self.name, payment_order_id=payment_order_id, answer=answer)
-        self._note(engine, "hear", heard)
+        if self._note is not None:
+            heard = Heard(number=number, psp=self.name, payment_order_id=payment_order_id, answer=answer)
+            self._note(engine, "hear", heard)
 
     def lagging(self, query: PspQuery, *, lag_us: int) -> Payment | None:
         """Return what an inquiry would have found a while ago."""

@@ -77,11 +77,11 @@ _RESTARTS_US = (50_000, SECOND_US, 5 * SECOND_US, 20 * SECOND_US)
 class World:
     """One run. Make it, `run` it once."""
 
-    def __init__(self, options: RunOptions, tape: Tape | None = None, trace: Trace | None = None) -> None:
+    def __init__(self, options: RunOptions, tape: Tape | None = None) -> None:
         self.options = options
         self.tape = Tape.generate(options.seed) if tape is None else tape
         self.clock = VirtualClock()
-        self.trace = Trace() if trace is None else trace
+        self.trace = Trace()
         self.faults = Faults(self.tape, allowed=named(options.faults), swarm=options.swarm)
         self.faults.on_strike = lambda name, where: self.note("faults", name, where)
         self.tables = Tables()
