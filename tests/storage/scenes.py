@@ -61,7 +61,7 @@ def moving(
     order: Order, to: State, event: str, *records: AnyRecord, at: int = T0 + 1, **changes: object
 ) -> Transition:
     """Return the intent that moves an order, with a transition_id of its own."""
-    changed = {"state": to, "version": order.version + 1, "state_since": at} | changes
+    changed = {"state": to, "version": order.version + 1, "state_since": at, "wake_at": None} | changes
     moved = replace(order, **changed)
     return Transition(
         transition_id=f"{order.payment_order_id}/{event}/{moved.version}",

@@ -46,7 +46,7 @@ async def test_a_payment_is_recorded_whole(make_store: MakeStore) -> None:
     store = await make_store()
     orders = (new_order("b", checkout="c"), new_order("a", checkout="c", currency="JPY"))
     assert await store.accept([accepting(*orders)]) == [PaymentAccepted(new=True, at=T0)]
-    view = await store.checkout_view("c")
+    view = (await store.checkout_views(["c"]))[0]
     assert view is not None
     assert view.orders == (orders[1], orders[0])
     assert (view.buyer_info, view.created_at, view.is_payment_done) == (b'{"name":"Ada"}', T0, False)
@@ -93,8 +93,21 @@ async def test_an_order_id_of_another_checkout_refuses_the_whole_event(
     assert refused.field == "payment_orders[1].payment_order_id"
     assert accepted == PaymentAccepted(new=True, at=T0)
     assert await store.orders(["free"]) == [None]
-    assert await store.checkout_view("two") is None
+    assert (await store.checkout_views(["two"]))[0] is None
     assert await store.accept([accepting(new_order("free", checkout="two"))]) == [PaymentAccepted(new=True, at=T0)]
+
+
+async def test_a_clash_within_a_batch_does_not_hide_what_was_recorded_before(make_store: MakeStore) -> None:
+    """Found by the agreement test: the second item was recorded long ago, so the first cannot refuse it."""
+    store = await make_store()
+    old = accepting(new_order("mine", checkout="old"), content="as ever")
+    await store.accept([old])
+    thief = accepting(new_order("free", checkout="new"))
+    same = accepting(new_order("free", checkout="old"), content="as ever")
+    assert await store.accept([thief, same]) == [
+        PaymentAccepted(new=True, at=T0),
+        PaymentAccepted(new=False, at=T0),
+    ]
 
 
 def _claim(text: str, *, key: str = "k", scope: str = "shop") -> IdempotencyClaim:
@@ -338,15 +351,15 @@ async def test_a_payment_is_done_when_its_last_order_is(make_store: MakeStore) -
     charged, failed = succeeding(begun[0].order), failing(begun[1].order)
     await store.apply([charged, failed])
     await store.credit([crediting(charged.order)])
-    view = await store.checkout_view("c")
+    view = (await store.checkout_views(["c"]))[0]
     assert view is not None
     assert not view.is_payment_done
     await store.post([posting(charged.order)])
-    view = await store.checkout_view("c")
+    view = (await store.checkout_views(["c"]))[0]
     assert view is not None
     assert view.is_payment_done
     await store.apply([reopening(failed.order)])
-    view = await store.checkout_view("c")
+    view = (await store.checkout_views(["c"]))[0]
     assert view is not None
     assert not view.is_payment_done
     [again] = await store.orders(["lost"])
@@ -494,7 +507,7 @@ async def test_empty_batches_and_unknown_ids_are_no_trouble(make_store: MakeStor
     assert await store.credit([]) == []
     assert await store.orders([]) == []
     assert await store.order_view("x") is None
-    assert await store.checkout_view("x") is None
+    assert (await store.checkout_views(["x"]))[0] is None
     assert await store.story("x") is None
     assert await store.next_wake_at() is None
     assert await store.in_flight() == []

@@ -1,8 +1,8 @@
 """Recording payment events: each whole or not at all, and the same content again answers the same.
 
-The first try assumes that everything in the batch is new, as it nearly always is, and only inserts. When the
-database then holds fewer rows than were sent, somebody was there before: the transaction is rolled back, and
-tried again with what is known.
+The first try assumes that everything in the batch is new, as it nearly always is, and only inserts. When items
+clash, or the database then holds fewer rows than were sent, the transaction is rolled back, and tried again with
+what is known.
 """
 
 from collections.abc import Sequence
@@ -53,6 +53,8 @@ async def accept(
     known = await _look(connection, batch) if look_first else _Known()
     new = _New()
     outcomes = [_decide(item, known, new) for item in batch]
+    if not look_first and any(isinstance(outcome, PaymentRefused) for outcome in outcomes):
+        raise KnownAlready  # refused for a neighbour's sake, perhaps; what was recorded before decides first
     await _insert(connection, new)
     return outcomes
 

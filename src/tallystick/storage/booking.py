@@ -179,7 +179,7 @@ async def _set_flags(connection: Connection, query: str, postings: Sequence[Tran
     at = max(one.at for one in postings)
     rows = await connection.fetch(_SQL[query], ids, at)
     ended = Counter[str]()
-    for row in rows:
+    for row in sorted(rows, key=lambda row: str(row["payment_order_id"])):
         if not row["is_open"]:
             ended[row["checkout_id"]] -= 1
     await outbox.append(connection, await outbox.count_open(connection, ended, at=at))

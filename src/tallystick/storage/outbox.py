@@ -16,8 +16,8 @@ async def count_open(connection: Connection, deltas: Counter[str], *, at: int) -
     if not changed:
         return []
     rows = await connection.fetch(_SQL["count_open_orders"], list(changed), list(changed.values()))
-    done = sorted((row for row in rows if row["orders_open"] == 0), key=lambda row: str(row["checkout_id"]))
-    return [done_announcement(row["checkout_id"], times_done=row["times_done"], at=at) for row in done]
+    done = {row["checkout_id"]: row["times_done"] for row in rows if row["orders_open"] == 0}
+    return [done_announcement(one, times_done=done[one], at=at) for one in changed if one in done]
 
 
 async def append(connection: Connection, announcements: Sequence[Announcement]) -> None:

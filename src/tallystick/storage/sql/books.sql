@@ -89,7 +89,7 @@ set
     updated_at = greatest(stored.updated_at, $2)
 from locked
 where stored.payment_order_id = locked.payment_order_id
-returning stored.checkout_id, stored.is_open;
+returning stored.payment_order_id, stored.checkout_id, stored.is_open;
 
 -- name: move_wallets
 insert into wallets (seller_account, currency, available_minor, pending_minor, held_minor, updated_at)
@@ -158,4 +158,4 @@ set
     updated_at = greatest(stored.updated_at, $2)
 from locked
 where stored.payment_order_id = locked.payment_order_id
-returning stored.checkout_id, stored.is_open;
+returning stored.payment_order_id, stored.checkout_id, stored.is_open;
