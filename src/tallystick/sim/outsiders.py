@@ -182,6 +182,8 @@ class Outsiders:
     def payment_changed(self, site: PspSite, payment: Payment) -> None:
         """A payment at a PSP is new or has changed: its buyer may have to act, and a webhook goes out."""
         faults, order_id = self._world.faults, payment.merchant_reference
+        if payment.status is not Status.CHARGED and faults.strikes("webhook_forged", order_id):
+            self._forge_webhook(site, payment)
         if payment.status is Status.ACTION_REQUIRED:
             self._start(self._act_as_buyer, site, payment)
             return
@@ -234,10 +236,30 @@ class Outsiders:
         self._world.note(site.name, "webhook", (order_id, type(event).__name__, delay_us))
         self._start(self._deliver_webhook, order_id, event, delay_us)
 
-    async def _deliver_webhook(self, order_id: str, event: AnyEvent, delay_us: int) -> None:
+    def _forge_webhook(self, site: PspSite, payment: Payment) -> None:
+        """Have a thief say that an order is charged which is not."""
+        charged = msgspec.structs.replace(payment, status=Status.CHARGED, psp_reference=f"forged_{payment.key}")
+        event = _as_evidence(site, charged)
+        if event is not None:
+            self._start(self._deliver_webhook, payment.merchant_reference, event, SECOND_US, False)  # noqa: FBT003
+
+    async def _deliver_webhook(
+        self,
+        order_id: str,
+        event: AnyEvent,
+        delay_us: int,
+        signed: bool = True,  # noqa: FBT001, FBT002
+    ) -> None:
         await self._world.clock.sleep(delay_us)
         self._world.note("webhook", type(event).__name__, (order_id, event))
-        await self._tell(order_id, event)
+        if self.admits(signed=signed):
+            await self._tell(order_id, event)
+        else:
+            self._world.note("webhook", "refused", order_id)
+
+    def admits(self, *, signed: bool) -> bool:
+        """Say whether the webhook door lets a message pass: as in production, only with the PSP's signature."""
+        return signed
 
     async def _tell(self, order_id: str, event: AnyEvent) -> None:
         """Bring an event to an order, repeating it until an engine has taken it."""
