@@ -252,6 +252,10 @@ class Engine:
         """How many orders have an actor now."""
         return len(self._orders)
 
+    def queues(self) -> dict[str, int]:
+        """Return how many messages wait now, by mailbox; those of all order actors are added up."""
+        return {**{writer.name: len(writer) for writer in self._writers}, "orders": self._orders.waiting}
+
     # --- inside ----------------------------------------------------------------------------------------------
 
     def _start_accepted(self, intents: Sequence[AcceptPayment], outcomes: Sequence[AcceptOutcome]) -> None:

@@ -66,6 +66,12 @@ class Orders:
         """Say whether an order has an actor now."""
         return payment_order_id in self._live
 
+    @property
+    def waiting(self) -> int:
+        """How many messages wait for order actors now."""
+        early = sum([len(messages) for messages in self._early.values()])
+        return early + sum([len(actor.mailbox) for actor in self._live.values() if actor is not None])
+
     async def run(self, around: Surroundings) -> None:
         """Be the parent of all order actors until cancelled. Raises what escalates."""
         try:
