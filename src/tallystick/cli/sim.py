@@ -1,5 +1,6 @@
 """`tallystick sim …`: the simulator, and the simulated PSP. What a command needs is imported when it is called."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -22,3 +23,17 @@ def sim_psp(
     from tallystick.cli.serve import run_psp
 
     run_psp(host=host, port=port, journal=journal)
+
+
+@sim.command
+def scenario(
+    name: Annotated[str, Parameter(help="A scenario's name; all; or list.")] = "list",
+    /,
+    *,
+    json: Annotated[Path | None, Parameter(help="Write the results there, too.")] = None,
+    show: Annotated[bool, Parameter(negative="", help="Tell every step in words.")] = False,
+) -> None:
+    """Play small stories of what goes wrong with a payment, each with the end that it must have."""
+    from tallystick.cli.sim_scenario import run_scenarios
+
+    sys.exit(run_scenarios(name, json=json, show=show))
