@@ -83,10 +83,17 @@ def _has_own_form(name: str, value: object) -> bool:
 class _Walk:
     """One pass over the data: JSON's own types, bounded, and no card number in any name or value."""
 
-    __slots__ = ("_values",)
+    __slots__ = ("_chars", "_values")
 
     def __init__(self) -> None:
+        self._chars = 0
         self._values = 0
+
+    def _count(self, text: str) -> None:
+        """Refuse too much text before it is searched, not after: the search is slower than the parser."""
+        self._chars += len(text)
+        if self._chars > BYTES_MAX:
+            raise InvalidRequest("buyer_info", f"must have at most {BYTES_MAX} bytes")
 
     def members(self, path: str, members: dict[Any, Any], depth: int) -> None:
         _check_depth(depth)
@@ -94,6 +101,7 @@ class _Walk:
             if not isinstance(name, str) or len(name) > TEXT_CHARS_MAX or NOT_IN_TEXT.search(name):
                 detail = f"member names must be strings of at most {TEXT_CHARS_MAX} characters, none of control"
                 raise InvalidRequest(path, detail)
+            self._count(name)
             if holds_card_number(name):
                 raise InvalidRequest(path, "the name of a member looks like a card number")
             inner = f"{path}.{name}" if _PLAIN_NAME.fullmatch(name) else f"{path}.*"
@@ -115,6 +123,7 @@ class _Walk:
         if self._values > VALUES_MAX:
             raise InvalidRequest("buyer_info", f"must have at most {VALUES_MAX} values")
         if isinstance(value, str):
+            self._count(value)
             if NOT_IN_TEXT.search(value):
                 raise InvalidRequest(path, "must not contain control characters")
             refuse_card_number(path, value)

@@ -6,6 +6,8 @@ from tallystick.engine.card_numbers import holds_card_number
 from tallystick.http.api.problems import Kind, Refusal
 
 KEY_CHARS_MAX = 255
+PREFER_CHARS_MAX = 1_000
+"""Preferences beyond are not looked at: taking them apart costs the square of their length at worst."""
 
 # RFC 8941, 3.3.3: a quoted string of printable ASCII, in which only quote and backslash are escaped.
 _QUOTED = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')
@@ -42,7 +44,7 @@ def preferred_wait_s(values: list[str], *, wait_s_max: int) -> int | None:
 
     The first one counts, and what is malformed is ignored (RFC 7240, 2).
     """
-    for preference in _PREFERENCE.findall(",".join(values)):
+    for preference in _PREFERENCE.findall(",".join(values)[:PREFER_CHARS_MAX]):
         name = _NAME.match(preference)
         if name is not None and name[1].lower() == "wait":
             wait = _WAIT.fullmatch(preference)
