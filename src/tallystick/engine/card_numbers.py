@@ -23,7 +23,7 @@ _GROUP = re.compile(r"\d+")
 
 _HEX = "[0-9a-fA-F]"
 _HARMLESS = re.compile(
-    rf"(?<![0-9A-Za-z])(?=[0-9-]{0, 64}[a-fA-F])"
+    rf"(?<![0-9A-Za-z])(?=[0-9-]{{0,64}}[a-fA-F])"
     rf"(?:{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}|{_HEX}{{64}}|{_HEX}{{40}}|{_HEX}{{32}}|{_HEX}{{24}})"
     rf"(?![0-9A-Za-z])"
 )
