@@ -147,14 +147,52 @@ async def test_who_leaves_before_the_reply_does_no_harm() -> None:
     assert await reply.wait() == 1
 
 
-async def test_a_drained_mailbox_returns_everything_and_refuses_what_comes_later() -> None:
-    """What a crashed actor had not read is not lost, not even a message that was waiting for room."""
+async def test_a_drained_mailbox_returns_its_messages_and_refuses_all_others() -> None:
+    """What a crashed actor had not read is not lost, and nothing is left where nobody reads."""
     box: Mailbox[int] = Mailbox("box", capacity=2)
     box.put_nowait(1)
     box.put_nowait(2)
+    refused = []
+
+    async def waits_for_room() -> None:
+        with pytest.raises(trio.BrokenResourceError):
+            await box.put(3)
+        refused.append(3)
+
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(box.put, 3)
+        nursery.start_soon(waits_for_room)
         await trio.testing.wait_all_tasks_blocked()
-        assert box.drain() == [1, 2, 3]
+        assert box.drain() == [1, 2]
+    assert refused == [3]
     with pytest.raises(trio.BrokenResourceError):
         await box.put(4)
+
+
+async def test_a_full_mailbox_keeps_its_senders_waiting_and_loses_nothing() -> None:
+    """Many senders, little room, one reader: every message arrives once, each sender's in its order."""
+    box: Mailbox[tuple[int, int]] = Mailbox("box", capacity=3)
+
+    async def send(sender: int) -> None:
+        for number in range(20):
+            await box.put((sender, number))
+            assert len(box) <= 3
+
+    received = []
+    async with trio.open_nursery() as nursery:
+        for sender in range(10):
+            nursery.start_soon(send, sender)
+        for _ in range(200):
+            received.append(await box.get())
+            await trio.lowlevel.checkpoint()
+    assert sorted(received) == [(sender, number) for sender in range(10) for number in range(20)]
+    for sender in range(10):
+        assert [number for who, number in received if who == sender] == list(range(20))
+
+
+async def test_a_receiver_that_gives_up_takes_nothing_with_it() -> None:
+    """A cancelled wait for a message leaves the mailbox as it was."""
+    box: Mailbox[int] = Mailbox("box", capacity=2)
+    with trio.move_on_after(0.01):
+        await box.get()
+    box.put_nowait(1)
+    assert await box.get() == 1

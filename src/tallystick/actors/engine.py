@@ -11,9 +11,9 @@ root
 └─ lease                       keeps our partitions ours
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 import structlog
@@ -50,8 +50,6 @@ from tallystick.engine.intents import (
     IdempotencyClaim,
     PaymentAccepted,
     PaymentRefused,
-    Transition,
-    TransitionOutcome,
 )
 from tallystick.engine.order import Order
 from tallystick.engine.ports import Clock, Entropy, Psp, Receiver, RiskCheck, Store
@@ -59,6 +57,9 @@ from tallystick.engine.retry import SECOND_US
 from tallystick.engine.views import CheckoutView
 
 log = structlog.get_logger("tallystick.engine")
+
+I = TypeVar("I")  # noqa: E741  (items, as in writer.py)
+O = TypeVar("O")  # noqa: E741  (outcomes, as in writer.py)
 
 # A watcher of a checkout re-reads it this often even when nothing was announced: another engine may have moved it.
 _WATCH_POLL_S = 2.0
@@ -97,23 +98,16 @@ class Engine:
         self._relays = [
             Relay(ports.store, receiver, settings=settings, metrics=self.metrics) for receiver in ports.receivers
         ]
-        self._acceptance: BatchWriter[AcceptPayment, AcceptOutcome] = BatchWriter(
+        self._acceptance = self._writer(
             "acceptance",
             ports.store.accept,
-            metrics=self.metrics,
             capacity=settings.accept_queue_max,
-            batch_max=settings.batch_rows_max,
-            delivery=ports.delivery,
             on_written=self._start_accepted,
             give_up_after_s=settings.accept_give_up_s,
         )
-        self._transitions: BatchWriter[Transition, TransitionOutcome] = BatchWriter(
+        self._transitions = self._writer(
             "transitions",
             ports.store.apply,
-            metrics=self.metrics,
-            capacity=settings.writer_queue_max,
-            batch_max=settings.batch_rows_max,
-            delivery=ports.delivery,
             key=lambda move: move.order.payment_order_id,
             on_written=lambda _, __: self._nudge_relays(),
         )
@@ -124,23 +118,10 @@ class Engine:
             delivery=ports.delivery,
             on_written=self._nudge_relays,
         )
-        self._viewer: BatchWriter[str, CheckoutView | None] = BatchWriter(
-            "viewer",
-            ports.store.checkout_views,
-            metrics=self.metrics,
-            capacity=settings.writer_queue_max,
-            batch_max=settings.batch_rows_max,
-            delivery=ports.delivery,
-            give_up_after_s=settings.accept_give_up_s,
+        self._viewer = self._writer(
+            "viewer", ports.store.checkout_views, give_up_after_s=settings.accept_give_up_s
         )
-        self._reader: BatchWriter[str, Order | None] = BatchWriter(
-            "reader",
-            ports.store.orders,
-            metrics=self.metrics,
-            capacity=settings.writer_queue_max,
-            batch_max=settings.batch_rows_max,
-            delivery=ports.delivery,
-        )
+        self._reader = self._writer("reader", ports.store.orders)
         self._writers: tuple[BatchWriter[Any, Any], ...] = (
             self._acceptance,
             self._transitions,
@@ -172,6 +153,28 @@ class Engine:
             wake=self._orders.wake,
         )
 
+    def _writer(
+        self,
+        name: str,
+        write: Callable[[Sequence[I]], Awaitable[list[O]]],
+        *,
+        capacity: int | None = None,
+        key: Callable[[I], Hashable] | None = None,
+        on_written: Callable[[Sequence[I], Sequence[O]], None] | None = None,
+        give_up_after_s: float | None = None,
+    ) -> BatchWriter[I, O]:
+        return BatchWriter(
+            name,
+            write,
+            metrics=self.metrics,
+            capacity=capacity or self._settings.writer_queue_max,
+            batch_max=self._settings.batch_rows_max,
+            delivery=self._ports.delivery,
+            key=key,
+            on_written=on_written,
+            give_up_after_s=give_up_after_s,
+        )
+
     # --- the door --------------------------------------------------------------------------------------------
 
     async def submit(self, event: PaymentEvent, *, claim: IdempotencyClaim | None = None) -> Receipt:
@@ -194,7 +197,7 @@ class Engine:
         self.metrics.accepted.labels("new" if outcome.new else "repeated").inc()
         return Receipt(
             checkout_id=intent.checkout_id,
-            payment_order_ids=tuple([order.payment_order_id for order in intent.orders]),
+            payment_order_ids=tuple(sorted([order.payment_order_id for order in intent.orders])),
             accepted_at=outcome.at,
             new=outcome.new,
         )

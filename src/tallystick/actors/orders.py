@@ -74,13 +74,14 @@ class Orders:
 
     async def run(self, around: Surroundings) -> None:
         """Be the parent of all order actors until cancelled. Raises what escalates."""
-        try:
-            async with trio.open_nursery() as nursery:
-                self._around, self._nursery = around, nursery
-                self.started.set()
+        async with trio.open_nursery() as nursery:
+            self._around, self._nursery = around, nursery
+            self.started.set()
+            try:
                 await trio.sleep_forever()
-        finally:
-            self._nursery = None
+            finally:
+                # Inside the nursery: once its last child has ended it takes no new one, and says so by raising.
+                self._nursery = None
 
     def spawn(self, run: Callable[[], Awaitable[None]], name: str) -> None:
         """Start a task that lives as long as the order actors do."""
@@ -165,7 +166,9 @@ class Orders:
 
     def _begin(self, payment_order_id: str, order: Order | None, message: OrderMessage) -> None:
         if self._nursery is None or self._around is None:
-            return  # shutting down: the store remembers
+            # Shutting down: the store remembers what happened; who waits for an answer is told to try again.
+            _turn_away(message, payment_order_id, parked=True)
+            return
         self._live[payment_order_id] = None
         self._early[payment_order_id] = deque((message,))
         self._metrics.live_orders.set(len(self._live))

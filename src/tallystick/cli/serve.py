@@ -11,7 +11,7 @@ import msgspec
 import structlog
 import trio
 
-from tallystick.bootstrap import SystemClock, SystemEntropy, open_engine
+from tallystick.bootstrap import SystemClock, SystemEntropy, open_engine, tune_process
 from tallystick.engine.errors import SetupError
 from tallystick.engine.ports import Psp, Receiver
 from tallystick.http import ApiSettings, create_app
@@ -49,6 +49,7 @@ class Address(msgspec.Struct, frozen=True, kw_only=True):
 
 def run_serve(options: ServeOptions) -> None:
     """Serve until SIGINT or SIGTERM."""
+    tune_process()
     trio.run(_serve, options)
 
 

@@ -9,6 +9,8 @@ from cyclopts import Parameter
 
 sim = cyclopts.App(name="sim", help="The simulator, and the simulated PSP.")
 
+TALLY_DIR = Path("build/tally")
+
 
 @sim.command(name="psp")
 def sim_psp(
@@ -37,3 +39,48 @@ def scenario(
     from tallystick.cli.sim_scenario import run_scenarios
 
     sys.exit(run_scenarios(name, json=json, show=show))
+
+
+@sim.command(name="run")
+def sim_run(
+    *,
+    seeds: Annotated[int, Parameter(help="How many seeds to run.")] = 1_000,
+    first_seed: Annotated[int, Parameter(name="--from", help="The first seed.")] = 0,
+    jobs: Annotated[
+        int, Parameter(help="Processes at work; the result does not depend on it. 0 means one per core.")
+    ] = 1,
+    orders: Annotated[int, Parameter(help="Payment orders per seed.")] = 20,
+    faults: Annotated[
+        str, Parameter(help="Fault classes that may strike: all, none, or names with commas.")
+    ] = "all",
+    store: Annotated[str, Parameter(help="memory, or postgres for the real thing (slower).")] = "memory",
+    mutant: Annotated[str | None, Parameter(help="Switch one safeguard of the engine off, by name.")] = None,
+    rerun: Annotated[
+        float, Parameter(help="Share of seeds, 0 to 1, run again in another process and compared step by step.")
+    ] = 0.0,
+    json: Annotated[Path | None, Parameter(help="Write the campaign's figures to this file.")] = None,
+    out: Annotated[Path, Parameter(help="Where a .tally file is written for each seed that fails.")] = TALLY_DIR,
+    require_goals: Annotated[
+        bool, Parameter(help="Fail when a declared goal was never reached.", negative="")
+    ] = False,
+) -> None:
+    """Run many seeds of the simulated world, and judge every one. Exits with 1 when any invariant broke."""
+    from tallystick.cli.sim_run import RunArguments, run_run
+
+    sys.exit(
+        run_run(
+            RunArguments(
+                seeds=seeds,
+                first_seed=first_seed,
+                jobs=jobs,
+                orders=orders,
+                faults=faults,
+                store=store,
+                mutant=mutant,
+                rerun=rerun,
+                json=json,
+                out=out,
+                require_goals=require_goals,
+            )
+        )
+    )
