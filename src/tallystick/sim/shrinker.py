@@ -15,7 +15,7 @@ What all payments share (the schedule, the database's pace) shifts when a paymen
 is lost with it. So where taking out fails, it is tried again with other choices drawn for what is shared.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import TypeVar
 
 import msgspec
@@ -93,7 +93,7 @@ class Shrinker:
         self._budget_s = budget_s
         self._make = make
         self._on_progress = on_progress
-        self._pass = "replay"
+        self._stage = "replay"
         self._tried: set[bytes] = set()
         self.runs = 0
         first = self._run(file.options, Tape.replay(file.record))
@@ -107,15 +107,15 @@ class Shrinker:
         before = None
         while before != self.best.weight and not self._is_over():
             before = self.best.weight
-            self._pass = "payments"
+            self._stage = "payments"
             self._only_the_accused()
             self._take_away(lambda: self.best.checkouts, self._without_checkouts)
             for number in self.best.checkouts:
                 self._one_order_of(number)
-            self._pass = "faults"
+            self._stage = "faults"
             self._take_away(lambda: self.best.result.struck, self._without_classes)
             self._take_away(lambda: _places(self.best.record, strikes=True), self._without_places)
-            self._pass = "deviations"
+            self._stage = "deviations"
             self._take_away(lambda: _families(self.best.record), self._without_families)
             self._take_away(lambda: _streams(self.best.record), self._without_streams)
             self._take_away(lambda: _places(self.best.record, strikes=False), self._without_places)
@@ -172,7 +172,7 @@ class Shrinker:
         if case is None or case.weight >= self.best.weight:
             return False
         self.best = case
-        self._on_progress(self._pass, case, self.runs)
+        self._on_progress(self._stage, case, self.runs)
         return True
 
     def _take_away(
@@ -192,13 +192,17 @@ class Shrinker:
     # --- payments ----------------------------------------------------------------------------------------------
 
     def _without_checkouts(self, gone: Sequence[int]) -> tuple[RunOptions, Record]:
-        kept = set(self.best.checkouts) - set(gone)
-        return self._only(kept), self.best.record
+        return self._only(set(self.best.checkouts) - set(gone))
 
-    def _only(self, kept: Iterable[int]) -> RunOptions:
-        """Return the options with these checkouts alone; later numbers, which smaller checkouts bring up, too."""
-        numbers = set(range(1, self.best.options.orders + 1))
-        return msgspec.structs.replace(self.best.options, skip=tuple(sorted(numbers - set(kept))))
+    def _only(self, kept: Collection[int]) -> tuple[RunOptions, Record]:
+        """Return the case with these checkouts alone. The others' sizes are zero, so that none is cut short."""
+        numbers = range(1, self.best.options.orders + 1)
+        options = msgspec.structs.replace(
+            self.best.options, skip=tuple([number for number in numbers if number not in kept])
+        )
+        sizes = enumerate(self.best.record.get(_SIZES, ()), start=1)
+        cut = {_SIZES: [size if number in kept else 0 for number, size in sizes]}
+        return options, self.best.record | cut
 
     def _only_the_accused(self) -> None:
         """Keep only the checkouts that the verdicts are about: one, or all of them."""
@@ -212,15 +216,13 @@ class Shrinker:
         if not accused or set(accused) == set(self.best.checkouts):
             return
         for kept in (*([number] for number in accused), list(accused)):
-            options = self._only(kept)
-            if self._try(options, self.best.record) or self._redraw(options):
+            options, record = self._only(kept)
+            if self._try(options, record) or self._redraw(options, record):
                 return
 
-    def _redraw(self, options: RunOptions) -> bool:
+    def _redraw(self, options: RunOptions, record: Record) -> bool:
         """Try other choices for what all payments share."""
-        own = {
-            name: dict(enumerate(choices)) for name, choices in self.best.record.items() if not _is_shared(name)
-        }
+        own = {name: dict(enumerate(choices)) for name, choices in record.items() if not _is_shared(name)}
         for number in range(_REDRAWS):
             if self._is_over():
                 return False
