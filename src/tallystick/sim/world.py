@@ -28,6 +28,7 @@ from tallystick.sim.faults import Faults, named
 from tallystick.sim.faulty_store import FaultyStore, at_once
 from tallystick.sim.memory_store import MemoryStore
 from tallystick.sim.memory_tables import Commit, Tables
+from tallystick.sim.mutants.catalogue import switched_off
 from tallystick.sim.network import Arrival, PspSite, SimPsp
 from tallystick.sim.options import RunOptions, RunResult
 from tallystick.sim.outsiders import Outsiders, SimReceiver, SimRisk
@@ -110,7 +111,8 @@ class World:
 
     def run(self) -> RunResult:
         """Run it all, and judge it."""
-        with deterministic_trio(self.tape.stream("schedule")), _logs_into(self.note):
+        mutant = switched_off(self.options.mutant)
+        with mutant, deterministic_trio(self.tape.stream("schedule")), _logs_into(self.note):
             try:
                 trio.run(with_deadlocks_told, self.clock, self._main, clock=self.clock)
             except DeadlockDetected as deadlock:
@@ -169,12 +171,13 @@ class World:
 
     def note(self, actor: str, kind: str, payload: object = None) -> None:
         """Add a step to the trace."""
+        # The trace checks its payloads itself.
         self.trace.append(self.clock.elapsed_us, actor, kind, payload)  # type: ignore[arg-type]
 
     def spawn(self, run: Callable[..., object], *args: object) -> None:
         """Start a task that belongs to the world, not to any engine."""
         if self._nursery is not None:
-            self._nursery.start_soon(run, *args)  # type: ignore[arg-type]
+            self._nursery.start_soon(run, *args)  # type: ignore[arg-type]  # checked by the callee
 
     # --- the engine --------------------------------------------------------------------------------------------
 
