@@ -147,6 +147,14 @@ async def _stop(folder: Path) -> None:
 
 
 @pytest.fixture
+def data_dir() -> Iterator[Path]:
+    """Return an empty folder for a server of one's own, where making one is fast."""
+    folder = Path(tempfile.mkdtemp(prefix="tallystick-data-", dir=_fast_folder()))
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
 async def database_url(postgres: PostgresForTests) -> AsyncIterator[str]:
     """Return the address of a fresh, migrated database."""
     async with postgres.fresh_database() as url:

@@ -1,5 +1,6 @@
 """Goal: whatever happens on the way to the database, callers learn what is true: done, not done, or unknown."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import asyncpg
@@ -127,6 +128,23 @@ async def test_endless_conflicts_are_unavailable(bridge: Bridge, monkeypatch: py
 async def test_the_wait_is_bounded(bridge: Bridge) -> None:
     with pytest.raises(StoreUnavailable, match="Timeout"):
         await bridge.write(lambda c: c.execute("select pg_sleep(60)"), timeout_s=0.05)
+    assert await _numbers(bridge) == []
+
+
+async def test_a_paused_engine_does_not_hold_its_locks_for_ever(
+    bridge: Bridge, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another engine waits to take over; the server ends the session that idles in its transaction."""
+    monkeypatch.setitem(bridge_module._SESSION, "idle_in_transaction_session_timeout", "100ms")
+
+    async def pause(connection: Connection) -> None:
+        await _insert(connection, 1)
+        await asyncio.sleep(1)
+        await _insert(connection, 2)
+
+    await bridge.read(_cut_off)  # so that the next connection has the setting
+    with pytest.raises(StoreUnavailable):
+        await bridge.write(pause)
     assert await _numbers(bridge) == []
 
 

@@ -157,11 +157,11 @@ async def _until_done(write: Callable[[], Awaitable[Sequence[object]]], errors: 
 
 
 @pytest.mark.timeout(120)
-async def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:
+async def test_a_server_that_is_killed_under_load_loses_and_doubles_nothing(data_dir: Path) -> None:
     """Kill -9 again and again while batches are written; every intent is repeated until it is acknowledged."""
     errors: list[StoreError] = []
     rng = random.Random(7)
-    async with open_embedded(tmp_path) as server, open_store_at(server.url()) as store:
+    async with open_embedded(data_dir) as server, open_store_at(server.url()) as store:
         finished = trio.Event()
         paid_since_last = trio.Event()
 

@@ -45,9 +45,11 @@ CONNECTIONS_MAX = 8
 """Four writers, and readers beside them. More only queue at the disk."""
 
 # Hot statements touch rows by key alone. A plan that was made while a table was new, and scans it whole, would be
-# kept while the table grows; so the planner is told once what is true for ever. A server that does not know
-# a setting (a distributed database) does without.
-_PLANNER = {
+# kept while the table grows; so the planner is told once what is true for ever. An engine that is paused in the
+# middle of a transaction must not hold its locks for ever: another one waits to take over. A server that does not
+# know a setting (a distributed database) does without.
+_SESSION = {
+    "idle_in_transaction_session_timeout": "15s",
     "plan_cache_mode": "force_generic_plan",
     "enable_seqscan": "off",
     "enable_hashjoin": "off",
@@ -61,6 +63,7 @@ _LOST = (
     pg.PostgresConnectionError,
     pg.InternalClientError,
     pg.OperatorInterventionError,
+    pg.IdleInTransactionSessionTimeoutError,
 )
 # The database cannot write now: full disk, out of memory or connections, read-only after a fail-over.
 _REFUSED = (pg.InsufficientResourcesError, pg.ReadOnlySQLTransactionError, pg.PostgresSystemError)
@@ -172,8 +175,11 @@ class Bridge:
             raise StoreUnavailable(f"the database answered {status} to COMMIT")
 
     async def _read(self, work: Work[T], timeout_s: float) -> T:
-        async with self._connected(self._loop.time() + timeout_s) as connection:
-            return await work(connection)
+        try:
+            async with self._connected(self._loop.time() + timeout_s) as connection:
+                return await work(connection)
+        except _CONFLICT as error:  # a distributed database may ask a reader, too, to come again
+            raise StoreUnavailable(f"lost against a concurrent transaction: {_name(error)}") from error
 
     async def _read_consistent(self, work: Work[T], timeout_s: float) -> T:
         async def on_one_snapshot(connection: Connection) -> T:
@@ -214,7 +220,7 @@ class Bridge:
                     max_cached_statement_lifetime=0,
                     server_settings={"application_name": "tallystick"},
                 )
-                for name, value in _PLANNER.items():
+                for name, value in _SESSION.items():
                     with contextlib.suppress(pg.SyntaxOrAccessError, pg.FeatureNotSupportedError, pg.DataError):
                         await connection.execute("select set_config($1, $2, false)", name, value)
         except _MISCONFIGURED as error:

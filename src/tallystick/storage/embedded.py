@@ -301,17 +301,23 @@ async def start_or_adopt(binaries: Binaries, account: Account, folder: Folder) -
 
 def _write_access_rules(folder: Path, account: Account) -> None:
     """Let in whom the kernel says to be us, through the socket, and nobody else."""
-    user = pwd.getpwuid(os.geteuid()).pw_name
+    try:
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        raise SetupError(f"user {os.geteuid()} has no name on this system; PostgreSQL needs one") from None
     rules = {
         "pg_hba.conf": "local all all peer map=tallystick\n",
         "pg_ident.conf": f'tallystick "{user}" {process.DATABASE_USER}\n',
     }
     for name, text in rules.items():
         try:
-            path = folder / name
-            path.write_text(text)
-            if account.switch:
-                os.chown(path, account.uid, account.gid)
+            # Made anew, never written through: the folder may belong to a lesser user than we are.
+            (folder / name).unlink(missing_ok=True)
+            descriptor = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            with open(descriptor, "w", encoding="utf-8") as file:  # noqa: PTH123  (a descriptor, not a path)
+                file.write(text)
+                if account.switch:
+                    os.fchown(descriptor, account.uid, account.gid)
         except OSError as error:
             raise SetupError(f"cannot write {folder / name}: {error.strerror}") from error
 

@@ -36,6 +36,7 @@ _SETTINGS = {
     "checkpoint_timeout": "15min",
     "checkpoint_completion_target": "0.9",
     "max_connections": "50",
+    "client_connection_check_interval": "1s",  # a session whose client was killed gives up its locks
     "listen_addresses": "",
     "port": "5432",
     "unix_socket_permissions": "0700",
@@ -161,6 +162,7 @@ async def make_folder(binaries: Binaries, account: Account, folder: Folder) -> N
 
 def make_socket_folder(account: Account) -> str:
     """Make a new private folder with a short path; a socket's path has at most 107 bytes."""
+    # A private folder is made in whichever is there.
     for parent in ("/tmp", tempfile.gettempdir(), os.environ.get("XDG_RUNTIME_DIR", "")):  # noqa: S108
         if not Path(parent).is_dir() or len(os.fsencode(parent)) > SOCKET_PATH_BYTES_MAX - 40:
             continue
