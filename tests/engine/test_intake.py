@@ -44,7 +44,8 @@ def refusal(bad: PaymentEvent) -> CallerError:
 
 def test_admitted_content_becomes_orders_that_have_not_started() -> None:
     accepted = admit(event(payment_orders=[order(payment_order_id="b"), order(payment_order_id="a")]), now=NOW)
-    assert [one.payment_order_id for one in accepted.orders] == ["a", "b"]
+    # As listed: a store's refusal names a line by its place, and the caller knows only its own list.
+    assert [one.payment_order_id for one in accepted.orders] == ["b", "a"]
     first = accepted.orders[0]
     assert (first.state, first.created_at, first.state_since) == (State.NOT_STARTED, NOW, NOW)
     assert (first.amount, first.method, first.psp_token) == (Money(315, "EUR"), Method.CARD_TOKEN, "tok_visa")

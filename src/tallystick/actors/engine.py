@@ -123,12 +123,8 @@ class Engine:
         )
         self._reader = self._writer("reader", ports.store.orders)
         self._writers: tuple[BatchWriter[Any, Any], ...] = (
-            self._acceptance,
-            self._transitions,
-            self._books.ledger,
-            self._books.wallet,
-            self._reader,
-            self._viewer,
+            *(self._acceptance, self._transitions, self._reader, self._viewer),
+            *(self._books.ledger, self._books.wallet),
         )
         self._orders = Orders(
             live_max=settings.live_orders_max,

@@ -7,6 +7,7 @@ is echoed: an error names the field and says what is expected, never what was se
 import re
 from functools import lru_cache
 from hashlib import sha256
+from operator import itemgetter
 
 import msgspec
 from msgspec.structs import replace
@@ -37,7 +38,7 @@ _encoder = msgspec.json.Encoder(order="sorted")
 
 
 def admit(event: PaymentEvent, *, now: int, claim: IdempotencyClaim | None = None) -> AcceptPayment:
-    """Check a checkout and return the intent that records it, with its orders sorted by id. Pure.
+    """Check a checkout and return the intent that records it, its orders as the caller listed them. Pure.
 
     `now` is in microseconds. A claim whose `request_hash` is empty is given the hash of the content, so that the
     same content in another notation is the same request.
@@ -52,7 +53,7 @@ def admit(event: PaymentEvent, *, now: int, claim: IdempotencyClaim | None = Non
         msgspec.Raw(buyer_info),
         method,
         token,
-        [(key, iban, amount.minor, amount.currency) for key, iban, amount in lines],
+        [(key, iban, amount.minor, amount.currency) for key, iban, amount in sorted(lines, key=itemgetter(0))],
     )
     content_hash = sha256(_encoder.encode(content)).digest()
     if claim is not None and not claim.request_hash:
@@ -159,7 +160,7 @@ def _check_token(field: str, token: object) -> str:
 
 
 def _check_orders(requests: object) -> list[tuple[str, str, Money]]:
-    """Return (payment_order_id, IBAN, amount) of each order, sorted by id."""
+    """Return (payment_order_id, IBAN, amount) of each order, as listed: a refusal names a line by its place."""
     if not isinstance(requests, list | tuple):
         raise InvalidRequest("payment_orders", "must be a list")
     if not 1 <= len(requests) <= ORDERS_MAX:
@@ -171,7 +172,7 @@ def _check_orders(requests: object) -> list[tuple[str, str, Money]]:
         if line[0] in lines:
             raise InvalidRequest(f"{field}.payment_order_id", "is the id of an earlier order of this checkout")
         lines[line[0]] = line
-    return [lines[payment_order_id] for payment_order_id in sorted(lines)]
+    return list(lines.values())
 
 
 def _check_order(field: str, request: object) -> tuple[str, str, Money]:

@@ -87,7 +87,7 @@ def _accept_one(tables: Tables, item: AcceptPayment, commit: Commit) -> AcceptOu
         tables.events[item.checkout_id] = EventRow(
             buyer_info=item.buyer_info,
             content_hash=item.content_hash,
-            orders=tuple(ids),
+            orders=tuple(sorted(ids)),
             orders_open=len(ids),
             created_at=item.at,
         )
