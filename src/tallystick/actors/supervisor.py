@@ -82,7 +82,7 @@ async def _keep_running(child: Child, clock: Clock, metrics: Metrics) -> None:
             await child.run()
             if child.temporary:
                 return
-            raise RestartsExhausted(f"{child.name} returned, and it should run for ever")  # noqa: TRY301
+            raise RestartsExhausted(f"{child.name} returned, and it should run for ever")  # noqa: TRY301  (a crash like any)
         except NOT_SURVIVABLE:
             raise
         except (StoreUnavailable, CommitUnknown) as error:

@@ -120,7 +120,7 @@ class BatchWriter(Generic[I, O]):
         try:
             outcomes = await self._write_until_known(items)
             if len(outcomes) != len(items):
-                raise IllegalState(f"{self.name}: {len(items)} items, {len(outcomes)} outcomes")  # noqa: TRY301
+                raise IllegalState(f"{self.name}: {len(items)} items, {len(outcomes)} outcomes")  # noqa: TRY301  (a crash like any)
             if self._on_written is not None:
                 self._on_written(items, outcomes)
         except StoreError as error:

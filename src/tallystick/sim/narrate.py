@@ -57,6 +57,12 @@ class Told(msgspec.Struct, frozen=True):
     tone: str
     """`plain`; `fault` for a strike; `lost` for what never came; `crash` for what ends or stops an engine; `money`
     for a charge; `quiet` for what only fills in."""
+    parts: tuple[tuple[str, str], ...] = ()
+    """Of a batch: what it means for each order by itself."""
+
+    def about(self, order_id: str | None) -> str:
+        """Return the sentence as far as it concerns one order; the whole one where none is named."""
+        return next((text for name, text in self.parts if name == order_id), self.text)
 
 
 def seconds(at_us: int) -> str:
@@ -149,40 +155,35 @@ class _Narrator:
     def _write(self, step: Step) -> Told:
         writer, items = _pair(step.payload)
         lane = WRITERS.get(str(writer), str(writer))
-        named = list(items) if isinstance(items, tuple) else []
-        if writer == "apply":
-            orders = tuple(dict.fromkeys(str(item[0]) for item in named))
-            what = [f"{item[0]} becomes {item[2]}, because of {item[1]}" for item in named]
-        elif writer == "accept":
-            orders = tuple(order_id for item in named for order_id in self._recording.orders_of(str(item)))
-            what = [f"{item} is recorded" for item in named]
-        else:
-            orders = tuple(dict.fromkeys(str(item) for item in named))
-            what = [f"{item} enters the {lane}" for item in named]
-        return Told(lane, orders, f"The {lane} writer asks the database: {_some(what)}.", "quiet")
+        what: dict[str, str] = {}
+        for item in items if isinstance(items, tuple) else ():
+            if writer == "accept":
+                what |= dict.fromkeys(self._recording.orders_of(str(item)), f"{item} is recorded")
+            elif writer == "apply":
+                what[str(item[0])] = f"{item[0]} becomes {item[2]}, because of {item[1]}"
+            else:
+                what[str(item)] = f"{item} enters the {lane}"
+        asks = f"The {lane} writer asks the database:"
+        parts = tuple((order_id, f"{asks} {text}.") for order_id, text in what.items())
+        text = f"{asks} {_some(list(dict.fromkeys(what.values())))}."
+        return Told(lane, tuple(what), text, "quiet", parts)
 
     def _store(self, step: Step) -> Told:
         if step.kind == "store_down":
             return Told("store", (), f"The database is away until {_time(step.payload)}.", "fault")
-        if not isinstance(step.payload, tuple):
+        if not isinstance(step.payload, tuple) or step.kind not in WRITERS:
             return Told("store", (), f"The database: {step.kind} {_plain(step.payload)}.", "plain")
         written: Any = step.payload[0]
         orders = tuple(str(row[0]) for row in written)
         if step.kind == "apply":
-            what = [self._decision(str(row[0]), int(row[2])) for row in written]
-            return Told(
-                "store", orders, _some(what, " ") or "Nothing was written: the orders had moved on.", "plain"
-            )
-        if step.kind == "accept":
-            what = [f"{row[0]} is recorded" for row in written]
-            text = (
-                f"Committed: {_some(what)}." if what else "The checkout was recorded before; nothing is written."
-            )
-            return Told("store", orders, text, "plain")
-        book = WRITERS.get(step.kind, step.kind)
-        what = [f"{order_id} is in the {book}" for order_id in orders]
-        text = f"Committed: {_some(what)}." if what else f"It was in the {book} before; nothing is written."
-        return Told("store", orders, text, "plain")
+            parts = tuple((str(row[0]), self._decision(str(row[0]), int(row[2]))) for row in written)
+            text = _some([part for _, part in parts], " ") or "Nothing is written: the orders had moved on."
+            return Told("store", orders, text, "plain", parts)
+        book = "recorded" if step.kind == "accept" else f"in the {WRITERS[step.kind]}"
+        parts = tuple((order_id, f"Committed: {order_id} is {book}.") for order_id in orders)
+        what = [f"{order_id} is {book}" for order_id in orders]
+        text = f"Committed: {_some(what)}." if what else f"Nothing is written: it was {book} before."
+        return Told("store", orders, text, "plain", parts)
 
     def _decision(self, order_id: str, version: int) -> str:
         lines = self._log_lines.get(order_id, [])
@@ -342,7 +343,7 @@ def _time(payload: object) -> str:
 
 
 def _pair(payload: object) -> tuple[object, object]:
-    if isinstance(payload, tuple) and len(payload) == 2:  # noqa: PLR2004
+    if isinstance(payload, tuple) and len(payload) == 2:  # noqa: PLR2004  (a pair)
         return payload[0], payload[1]
     return "", payload
 

@@ -241,6 +241,7 @@ class Outsiders:
         charged = msgspec.structs.replace(payment, status=Status.CHARGED, psp_reference=f"forged_{payment.key}")
         event = _as_evidence(site, charged)
         if event is not None:
+            # trio starts tasks with positions: signed=False.
             self._start(self._deliver_webhook, payment.merchant_reference, event, SECOND_US, False)  # noqa: FBT003
 
     async def _deliver_webhook(
@@ -248,7 +249,7 @@ class Outsiders:
         order_id: str,
         event: AnyEvent,
         delay_us: int,
-        signed: bool = True,  # noqa: FBT001, FBT002
+        signed: bool = True,  # noqa: FBT001, FBT002  (trio starts tasks with positions)
     ) -> None:
         await self._world.clock.sleep(delay_us)
         self._world.note("webhook", type(event).__name__, (order_id, event))
@@ -303,7 +304,7 @@ class Outsiders:
 class SimRisk:
     """The third party that checks risk: it answers the same for the same order, when it answers."""
 
-    def __init__(self, world: Any, session: Session) -> None:  # noqa: ANN401
+    def __init__(self, world: Any, session: Session) -> None:  # noqa: ANN401  (a world or a part of one)
         self._world = world
         self._session = session
 

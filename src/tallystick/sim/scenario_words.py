@@ -34,6 +34,7 @@ def step_in_words(step: Step) -> str | None:
         about = ONLY_HERE.get(step.kind) or faults.BY_NAME[step.kind].about
         return f"!! {step.kind}{f' ({step.payload})' if step.payload else ''}: {about}"
     if step.kind in _ASKS:
+        # The kind beside it says which payload it is.
         return f"{step.actor} {_ASKS[step.kind]} {step.payload.payment_order_id}"  # type: ignore[union-attr]
     words = _KINDS.get(step.kind)
     if words is None:
@@ -58,7 +59,7 @@ def evidence_in_words(answer: AnyEvidence) -> str:
             )
 
 
-def _write(actor: str, payload: Any) -> str:  # noqa: ANN401
+def _write(actor: str, payload: Any) -> str:  # noqa: ANN401  (a payload of any kind)
     writer, items = payload
     if writer == "apply":
         moves = ", ".join(f"{order} is now {state} ({event})" for order, event, state in items)

@@ -155,6 +155,7 @@ class ScenarioStore(FaultyStore):
 class ScenarioPsp(SimulatedPsp):
     """A PSP that may take another amount than it was asked for, each time that it is asked."""
 
+    # Whatever the callee takes.
     def __init__(self, *, other_amount: Callable[[str], str | None], **how: Any) -> None:  # noqa: ANN401
         """`other_amount` returns what is taken for an order in place of the right amount; `how` is the model's."""
         super().__init__(**how)

@@ -79,7 +79,7 @@ async def read_body(request: Any, settings: ApiSettings) -> bytes:  # noqa: ANN4
     _check_content_type(request.headers)
     with trio.move_on_after(settings.body_timeout_s):
         try:
-            return await request.body.whole()  # type: ignore[no-any-return]
+            return await request.body.whole()  # type: ignore[no-any-return]  # quart leaves it untyped
         except RequestEntityTooLarge:
             # Closing while the client still sends would reset the connection before it has read our answer.
             with trio.move_on_after(settings.discard_s):

@@ -217,7 +217,7 @@ class SimulatedPspClient:
         )
         if not isinstance(answer, Answer):
             return self._lost(call, answer.reason)
-        found = _decoded(_CHARGES, answer) if answer.status == 200 else None  # noqa: PLR2004
+        found = _decoded(_CHARGES, answer) if answer.status == 200 else None  # noqa: PLR2004  (HTTP)
         if found is None or not all(_is_about(call, charge) for charge in found.data):
             return self._unreadable(call, answer)
         if not found.data:
@@ -233,7 +233,7 @@ class SimulatedPspClient:
         answer = await self._exchange.post("/v1/voids", _ENCODE(body))
         if not isinstance(answer, Answer):
             return self._lost(call, answer.reason)
-        charge = _decoded(_CHARGE, answer) if answer.status == 200 else None  # noqa: PLR2004
+        charge = _decoded(_CHARGE, answer) if answer.status == 200 else None  # noqa: PLR2004  (HTTP)
         evidence = self._told(call, charge) if charge is not None and _is_about(call, charge) else None
         if evidence is None or isinstance(evidence, BuyerActionRequired):
             return self._unreadable(call, answer)
@@ -264,7 +264,7 @@ class SimulatedPspClient:
         body = _decoded(_ERROR, answer)
         if body is None:
             return self._unreadable(call, answer)
-        if answer.status == 400 and body.error.code in _FINAL_REFUSALS:  # noqa: PLR2004
+        if answer.status == 400 and body.error.code in _FINAL_REFUSALS:  # noqa: PLR2004  (HTTP)
             return self._declined(call, body.error.code)
         log.error(
             "psp_refuses_us",
@@ -337,7 +337,7 @@ class SimulatedPspClient:
         """An answer that proves nothing. The log says what kind it was, never what it contained."""
         body = _decoded(_ERROR, answer)
         # 422 means that the key came before with another body: we contradict ourselves, a bug.
-        our_bug = answer.status == 422  # noqa: PLR2004
+        our_bug = answer.status == 422  # noqa: PLR2004  (HTTP)
         (log.error if our_bug else log.warning)(
             "psp_key_reused" if our_bug else "psp_answer_unreadable",
             psp=self._name,

@@ -55,6 +55,7 @@ _T = TypeVar("_T")
 class Problem(Exception):
     """An answer that is no charge, raised by whatever finds it out."""
 
+    # Whatever the callee takes.
     def __init__(self, status: int, kind: Any, code: str, message: str, **headers: str) -> None:  # noqa: ANN401
         super().__init__(message)
         self.status = status
