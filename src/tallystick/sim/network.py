@@ -19,7 +19,7 @@ from tallystick.sim.clock import EPOCH_US, SECOND_US, Promise, VirtualClock
 from tallystick.sim.entropy import TapeEntropy
 from tallystick.sim.faults import Faults
 from tallystick.sim.psp.in_process import InProcessPsp
-from tallystick.sim.psp.model import Change, KeyReused, Payment, Reply, SimulatedPsp, Status
+from tallystick.sim.psp.model import Change, KeyReused, Payment, Reply, SimulatedPsp, Status, Throttled
 from tallystick.sim.psp.tokens import Manners, treatment
 from tallystick.sim.psp.units import from_iso
 from tallystick.sim.session import Session
@@ -195,8 +195,15 @@ class SimPsp(InProcessPsp):
         what = "charge" if method is Method.CARD_TOKEN else "register"
         number = site.sent(self._session.name, what, where, request.attempt, request.idempotency_key)
 
+        turned_away = False
+
         def arrive() -> None:
-            self._answer_charge(request, self._work_on(request, method, number), promise)
+            # Who doubles a request does it for want of an answer: one that was throttled has no second copy.
+            nonlocal turned_away
+            if not turned_away:
+                reply = self._work_on(request, method, number)
+                turned_away = isinstance(reply, Throttled)
+                self._answer_charge(request, reply, promise)
 
         self._dispatch(request, arrive, promise)
         await self._perhaps_die("after", where)

@@ -146,6 +146,7 @@ class World:
             self._heal()
             await self._until_settled(self.options.settle_s)
             self.note("world", "over")
+            self._nursery = None  # Errands still land while the tasks unwind; they start nothing any more.
             nursery.cancel_scope.cancel()
 
     async def _until_settled(self, limit_s: int) -> None:
