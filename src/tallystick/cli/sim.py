@@ -28,6 +28,31 @@ def sim_psp(
 
 
 @sim.command
+def shrink(
+    file: Annotated[Path, Parameter(help="A .tally file.")],
+    /,
+    *,
+    out: Annotated[
+        Path | None,
+        Parameter(name=["--out", "-o"], help="Where the small case goes; beside the file if not given."),
+    ] = None,
+    budget_s: Annotated[float, Parameter(help="Stop looking for something smaller after these seconds.")] = 60.0,
+) -> None:
+    """Make a failing run as small as it gets: fewest payments, then faults, then other choices."""
+    from tallystick.cli.sim_file import run_shrink
+
+    run_shrink(file, out=out, budget_s=budget_s)
+
+
+@sim.command
+def replay(file: Annotated[Path, Parameter(help="A .tally file.")], /) -> None:
+    """Run a .tally file again. Exits with 1 when an invariant still breaks."""
+    from tallystick.cli.sim_file import run_replay
+
+    sys.exit(run_replay(file))
+
+
+@sim.command
 def scenario(
     name: Annotated[str, Parameter(help="A scenario's name; all; or list.")] = "list",
     /,
