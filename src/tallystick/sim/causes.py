@@ -6,6 +6,7 @@ found from what the steps say of themselves (numbers of requests, ids of orders)
 except that what the simulated world does in one breath stands next to each other in the trace.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import msgspec
@@ -92,11 +93,18 @@ class _Linker:
         self._submits: dict[str, int] = {}
         self._accepted: dict[str, int] = {}
         """By checkout: the commit that recorded it."""
-        self._writes: dict[str, int] = {}
-        """By kind of transaction: the latest that left for the database and has not arrived."""
+        self._writes: dict[tuple[str, str], int] = {}
+        """By engine and kind: the transaction that left for the database and has not arrived there."""
         self._webhooks: dict[tuple[str, str, int], int] = {}
         self._lives: dict[str, int] = {}
         """Latest step about each engine."""
+        self._about: dict[str, int] = {}
+        """Latest payment at any PSP for an order."""
+        self._linkers: dict[str, Callable[[int, Step], list[int | None]]] = {
+            "write": self._write,
+            "store": self._commit,
+            "webhook": self._webhook,
+        }
         self._fault: int | None = None
         """The strike that came right before, at the same moment."""
 
@@ -121,33 +129,39 @@ class _Linker:
 
     def _link(self, number: int, step: Step) -> list[int | None]:
         payload = step.payload
-        if isinstance(payload, Request):
-            self._requests[payload.psp, payload.number] = number
-            return [self._decided.get(payload.payment_order_id)]
-        if isinstance(payload, Arrival):
-            return self._arrived(number, step.actor, payload)
-        if isinstance(payload, Heard):
-            return self._hear(number, payload)
-        if isinstance(payload, Payment):
-            return self._payment(number, step.actor, payload)
-        if step.kind == "write":
-            return self._write(number, payload)
-        if step.actor == "store" and step.kind in _WRITES:
-            return self._commit(number, step)
-        if step.kind == "webhook" or step.actor == "webhook":
-            return self._webhook(number, step)
-        if step.actor.startswith("client-"):
-            return self._client(number, step)
-        if step.actor in FAULTS:
-            return self._strike(number)
-        if step.actor.startswith("engine-"):
-            before = self._lives.get(step.actor)
-            if before is None and self._lives:
-                before = max(self._lives.values())
-            self._lives[step.actor] = number
-            return [before]
-        orders = self._told[number].orders
-        return [self._latest_payment(order_id) for order_id in orders]
+        match payload:
+            case Request():
+                self._requests[payload.psp, payload.number] = number
+                return [self._decided.get(payload.payment_order_id)]
+            case Arrival():
+                return self._arrived(number, step.actor, payload)
+            case Heard():
+                return self._hear(number, payload)
+            case Payment():
+                return self._payment(number, step.actor, payload)
+            case _:
+                return self._link_by_kind(number, step)
+
+    def _link_by_kind(self, number: int, step: Step) -> list[int | None]:
+        link = self._linkers.get("store" if step.actor == "store" and step.kind in _WRITES else step.kind)
+        if link is None and step.actor == "webhook":
+            link = self._delivered
+        elif link is None and step.actor in FAULTS:
+            link = self._strike
+        elif link is None and step.actor.startswith("engine-"):
+            link = self._life
+        elif link is None and step.actor.startswith("client-"):
+            link = self._client
+        if link is not None:
+            return link(number, step)
+        return [self._about.get(order_id) for order_id in self._told[number].orders]
+
+    def _life(self, number: int, step: Step) -> list[int | None]:
+        before = self._lives.get(step.actor)
+        if before is None and self._lives:
+            before = max(self._lives.values())
+        self._lives[step.actor] = number
+        return [before]
 
     # --- calls to PSPs -----------------------------------------------------------------------------------------
 
@@ -187,23 +201,20 @@ class _Linker:
         beside = before >= 0 and self._steps[before].at_us == self._steps[number].at_us
         about = self._told[before].orders if beside else ()
         found = [before if payment.merchant_reference in about else None, self._payments.get(key)]
-        self._payments[key] = number
+        self._payments[key] = self._about[payment.merchant_reference] = number
         return found
-
-    def _latest_payment(self, order_id: str) -> int | None:
-        found = [number for number in self._payments.values() if order_id in self._told[number].orders]
-        return max(found, default=None)
 
     # --- the database ------------------------------------------------------------------------------------------
 
-    def _write(self, number: int, payload: object) -> list[int | None]:
-        if not isinstance(payload, tuple):
+    def _write(self, number: int, step: Step) -> list[int | None]:
+        if not isinstance(step.payload, tuple):
             return []
-        kind, items = str(payload[0]), payload[1]
-        late = self._writes.pop(kind, None)
-        if late is not None:
-            self._stub("write", late, "store", self._told[late].orders)
-        self._writes[kind] = number
+        kind, items = str(step.payload[0]), step.payload[1]
+        # A writer writes one batch at a time: the one before this never arrived.
+        lost = self._writes.pop((step.actor, kind), None)
+        if lost is not None:
+            self._stub("write", lost, "store", self._told[lost].orders)
+        self._writes[step.actor, kind] = number
         causes: list[int | None] = []
         for item in items if isinstance(items, tuple) else ():
             if kind == "apply" and isinstance(item, tuple):
@@ -223,7 +234,7 @@ class _Linker:
         return causes
 
     def _why(self, order_id: str, event: str) -> int | None:
-        """Return the step that brought an order this event; what its clock brought began with its last decision."""
+        """Return the step that brought an order this event; what its clock brought began with its decision."""
         found = self._evidence.get((order_id, event))
         decided = self._decided.get(order_id)
         if event == "EngineRestarted":
@@ -231,11 +242,11 @@ class _Linker:
         return found if found is not None else decided
 
     def _commit(self, number: int, step: Step) -> list[int | None]:
-        asked = self._writes.pop(step.kind, None)
         orders = self._told[number].orders
+        asked = self._arriving(step.kind, orders)
         if asked is not None:
             self._arrow("write", asked, number, self._told[asked].orders)
-            self._acknowledge(asked, number, step)
+            self._acknowledge(asked, number)
         for order_id in orders:
             self._decided[order_id] = number
             if step.kind != "accept":
@@ -247,7 +258,13 @@ class _Linker:
                 self._accepted[str(item)] = number
         return [asked]
 
-    def _acknowledge(self, asked: int, number: int, step: Step) -> None:
+    def _arriving(self, kind: str, orders: tuple[str, ...]) -> int | None:
+        """Return which of the transactions under way this commit is: two engines may be writing at once."""
+        mine = [key for key in self._writes if key[1] == kind]
+        mine.sort(key=lambda key: not set(orders) <= set(self._told[self._writes[key]].orders))
+        return self._writes.pop(mine[0]) if mine else None
+
+    def _acknowledge(self, asked: int, number: int) -> None:
         """Say how the commit's answer came back: at once, late, or never."""
         after = asked + 1
         strike = self._steps[after] if after < number else None
@@ -261,14 +278,16 @@ class _Linker:
     # --- the rest ----------------------------------------------------------------------------------------------
 
     def _webhook(self, number: int, step: Step) -> list[int | None]:
+        """A PSP sends a webhook."""
         if not isinstance(step.payload, tuple):
             return []
-        order_id = str(step.payload[0])
-        if step.actor != "webhook":
-            event, delay_us = str(step.payload[1]), step.payload[2]
-            due_us = step.at_us + (delay_us if isinstance(delay_us, int) else 0)
-            self._webhooks[order_id, event, due_us] = number
-            return [self._latest_payment(order_id)]
+        order_id, event, delay_us = str(step.payload[0]), str(step.payload[1]), step.payload[2]
+        due_us = step.at_us + (delay_us if isinstance(delay_us, int) else 0)
+        self._webhooks[order_id, event, due_us] = number
+        return [self._about.get(order_id)]
+
+    def _delivered(self, number: int, step: Step) -> list[int | None]:
+        order_id = str(step.payload[0]) if isinstance(step.payload, tuple) else ""
         self._evidence[order_id, step.kind] = number
         sent = self._webhooks.pop((order_id, step.kind, step.at_us), None)
         if sent is not None:
@@ -286,13 +305,12 @@ class _Linker:
             self._arrow("client", accepted, number, self._told[number].orders)
         return [accepted if step.kind == "receipt" else submit]
 
-    def _strike(self, number: int) -> list[int | None]:
+    def _strike(self, number: int, step: Step) -> list[int | None]:
         """A strike meets what happened right before it, at the same moment, about the same thing."""
         before, orders = number - 1, self._told[number].orders
-        if before < 0 or self._steps[before].at_us != self._steps[number].at_us:
+        if before < 0 or self._steps[before].at_us != step.at_us:
             return []
-        name = self._steps[number].kind
-        if name == "webhook_lost" and orders:
+        if step.kind == "webhook_lost" and orders:
             self._stub("webhook", before, f"order:{orders[0]}", orders)
         same = not orders or bool(set(orders) & set(self._told[before].orders))
         return [before if same else None]

@@ -160,6 +160,10 @@ class Tape:
         """Return what was chosen so far, in canonical form: no trailing zeros, streams in order of name."""
         return canonical({name: stream.choices for name, stream in self._streams.items()})
 
+    def lengths(self) -> dict[str, int]:
+        """Return how many choices each stream has made so far."""
+        return {name: len(stream.choices) for name, stream in self._streams.items()}
+
     def drawn(self) -> int:
         """Return how many choices were made."""
         return sum(len(stream.choices) for stream in self._streams.values())
