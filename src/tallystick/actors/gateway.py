@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 import trio
+from prometheus_client import Counter
 
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.settings import GatewaySettings
@@ -93,6 +94,8 @@ class Gateway:
         self._breaker = Breaker(failures_max=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._pace = Pace(settings.rate_per_s) if settings.rate_per_s else None
         self._in_flight = metrics.psp_in_flight.labels(psp.name)
+        self._circuit = metrics.circuit_open.labels(psp.name)
+        self._answers: dict[tuple[Effect, type[AnyEvidence]], Counter] = {}
         self._seconds = {effect: metrics.psp_seconds.labels(psp.name, effect.value) for effect in Effect}
 
     async def call(self, effect: Effect, order: Order) -> AnyEvidence:
@@ -143,7 +146,7 @@ class Gateway:
         finally:
             # Also when cancelled or on a bug: a trial call that is never noted would keep the circuit open.
             self._breaker.note(good=settled, now=trio.current_time())
-            self._metrics.circuit_open.labels(self.psp.name).set(self._breaker.is_open)
+            self._circuit.set(self._breaker.is_open)
         return answer
 
     @staticmethod
@@ -177,5 +180,13 @@ class Gateway:
             )
         if answer.attempt != order.attempt:
             raise IllegalState(f"{self.psp.name} answered for attempt {answer.attempt}, asked for {order.attempt}")
-        self._metrics.psp_answers.labels(self.psp.name, effect.value, type(answer).__name__).inc()
+        self._count(effect, answer)
         return answer
+
+    def _count(self, effect: Effect, answer: AnyEvidence) -> None:
+        kind = (effect, type(answer))
+        counter = self._answers.get(kind)
+        if counter is None:
+            labels = (self.psp.name, effect.value, type(answer).__name__)
+            counter = self._answers[kind] = self._metrics.psp_answers.labels(*labels)
+        counter.inc()

@@ -161,7 +161,7 @@ class OrderActor:
     def _changed(self, order: Order) -> None:
         before, self.order = self.order, order
         if order.state is not before.state:
-            self._around.metrics.payments.labels(order.state.value).inc()
+            self._around.metrics.payments[order.state].inc()
         self._around.on_move(order)
 
     async def _act(self, effect: Effect) -> AnyEvent:

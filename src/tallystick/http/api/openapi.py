@@ -1,9 +1,8 @@
 """The API's description, OpenAPI 3.1, from the msgspec types.
 
-Schemas come from the types by `msgspec.json.schema_components`; the operations are listed here. quart-schema's
-decorators were tried: they document one body and one header struct per status, wrap every handler, and know
-neither problem+json nor text answers, so that half of the statuses would be missing or wrong. A test compares the
-paths and methods here with the application's routes, and schemathesis compares every answer with what is stated.
+Schemas come from the types by `msgspec.json.schema_components`; the operations are listed here, with every
+status, header and media type that they answer, problem+json among them. A test compares the paths and methods
+here with the application's routes, and schemathesis compares every answer with what is stated.
 """
 
 from collections.abc import Sequence
