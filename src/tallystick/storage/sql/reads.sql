@@ -59,7 +59,7 @@ select
     payment_events.orders_open as event_orders_open
 from payment_events
 inner join payment_orders on payment_events.checkout_id = payment_orders.checkout_id
-where payment_events.checkout_id = any($1::text [])
+where payment_events.checkout_id = any($1::text[])
 order by payment_orders.checkout_id, payment_orders.payment_order_id;
 
 -- name: wallets
