@@ -31,7 +31,7 @@ FREE_BYTES_MIN = 100_000_000
 """A fresh database takes 40 MB, its first write-ahead log 32 MB."""
 RESTARTS_MAX = 5
 """Restarts of a server that keeps dying before we give up; forgotten once it has run for STEADY_S."""
-STEADY_S = 60.0
+STEADY_S = 10.0
 RESTART_BASE_S = 0.1
 
 log = structlog.get_logger(__name__)
