@@ -26,8 +26,9 @@ class Books:
         settings: EngineSettings,
         metrics: Metrics,
         delivery: Delivery | None,
-        on_written: Callable[[], None],
+        on_credited: Callable[[], None],
     ) -> None:
+        """`on_credited` is told after each commit to the wallet, the later of the two books, which ends orders."""
         self.ledger: BatchWriter[PostTransfer, Posted] = BatchWriter(
             "ledger",
             store.post,
@@ -35,7 +36,6 @@ class Books:
             capacity=settings.writer_queue_max,
             batch_max=settings.batch_rows_max,
             delivery=delivery,
-            on_written=lambda _, __: on_written(),
         )
         self.wallet: BatchWriter[CreditWallet, Posted] = BatchWriter(
             "wallet",
@@ -44,7 +44,7 @@ class Books:
             capacity=settings.writer_queue_max,
             batch_max=settings.batch_rows_max,
             delivery=delivery,
-            on_written=lambda _, __: on_written(),
+            on_written=lambda _, __: on_credited(),
         )
 
     @property

@@ -50,9 +50,12 @@ from tallystick.engine.intents import (
     IdempotencyClaim,
     PaymentAccepted,
     PaymentRefused,
+    Transition,
+    TransitionOutcome,
 )
 from tallystick.engine.order import Order
 from tallystick.engine.ports import Clock, Entropy, Psp, Receiver, RiskCheck, Store
+from tallystick.engine.records import Published
 from tallystick.engine.retry import SECOND_US
 from tallystick.engine.views import CheckoutView
 
@@ -109,14 +112,14 @@ class Engine:
             "transitions",
             ports.store.apply,
             key=lambda move: move.order.payment_order_id,
-            on_written=lambda _, __: self._nudge_relays(),
+            on_written=self._moves_written,
         )
         self._books = Books(
             ports.store,
             settings=settings,
             metrics=self.metrics,
             delivery=ports.delivery,
-            on_written=self._nudge_relays,
+            on_credited=self._nudge_relays,
         )
         self._viewer = self._writer(
             "viewer", ports.store.checkout_views, give_up_after_s=settings.accept_give_up_s
@@ -262,6 +265,11 @@ class Engine:
         for intent, outcome in zip(intents, outcomes, strict=True):
             if isinstance(outcome, PaymentAccepted) and outcome.new:
                 self._orders.start(intent.orders)
+
+    def _moves_written(self, moves: Sequence[Transition], _: Sequence[TransitionOutcome]) -> None:
+        """Relays look only when something was published: most moves publish nothing, and a look is a query."""
+        if any(isinstance(record, Published) for move in moves for record in move.records):
+            self._nudge_relays()
 
     def _nudge_relays(self) -> None:
         for relay in self._relays:
