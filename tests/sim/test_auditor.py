@@ -20,7 +20,7 @@ from tallystick.engine.records import (
     MismatchOpened,
     Published,
 )
-from tallystick.engine.views import OutboxEvent
+from tallystick.engine.views import AttemptView, OutboxEvent
 from tallystick.sim import auditor_final, memory_writes
 from tallystick.sim.auditor import Auditor
 from tallystick.sim.memory_tables import Commit, Tables
@@ -53,8 +53,11 @@ class Case:
             checkout_id="c", buyer_info=b"{}", content_hash=bytes(32), orders=(self.order,), claim=None, at=T0
         )
         memory_writes.accept(self.tables, [intent])
+        self.auditor.saw_clearance("o")
 
-    def move(self, state: State, *records: AnyRecord, event: str = "Charged", **changes: object) -> None:
+    def move(
+        self, state: State, *records: AnyRecord, event: str = "Charged", detail: bytes = b"{}", **changes: object
+    ) -> None:
         stored = self.tables.orders["o"]
         moved = replace(stored, state=state, version=stored.version + 1, **changes)
         memory_writes.apply(
@@ -66,7 +69,7 @@ class Case:
                     from_version=stored.version,
                     order=moved,
                     event=event,
-                    detail=b"{}",
+                    detail=detail,
                     records=records,
                     at=T0,
                 )
@@ -232,6 +235,52 @@ def sent_beside_an_open_attempt(case: Case) -> None:
     case.auditor.saw_request("alpha", "o2", "o")
 
 
+def sent_without_clearance(case: Case) -> None:
+    case.order = replace(case.order, payment_order_id="o3")
+    case.tables.put_order(case.order, at=T0)
+    case.tables.attempts["o3"] = {
+        1: AttemptView(
+            attempt=1,
+            psp="alpha",
+            idempotency_key="o3",
+            sends=1,
+            begun_at=T0,
+            last_sent_at=T0,
+            result=None,
+            code=None,
+            psp_reference=None,
+            resolved_at=None,
+        )
+    }
+    case.auditor.saw_request("alpha", "o3", "o3")
+
+
+def two_attempts_under_one_key(case: Case) -> None:
+    case.begin()
+    case.pay(Status.DECLINED)
+    case.move(State.RETRY_WAIT, event="Declined", wake_at=T0)
+    case.begin(attempt=2)
+
+
+def asked_for_more_patience(case: Case) -> None:
+    case.begin()
+    case.move(State.RETRY_WAIT, event="NotExecuted", detail=b'{"retry_after_us":5}', wake_at=T0 + 4)
+
+
+def woken_early(case: Case) -> None:
+    case.begin()
+    case.pay(Status.DECLINED)
+    case.move(State.RETRY_WAIT, event="Declined", wake_at=T0 + 1)
+    row = AttemptBegun(attempt=2, psp="alpha", idempotency_key="o2", begun_at=T0)
+    case.move(State.EXECUTING, row, event="WakeTimeReached", attempt=2, wake_at=None)
+
+
+def written_by_an_old_owner(case: Case) -> None:
+    case.tables.partitions[0].owner = "new"
+    case.tables.writer = "old"
+    case.begin()
+
+
 def acknowledged_and_not_there(case: Case) -> None:
     case.auditor.saw_receipt("c9", order_ids=("o9",), at=T0, new=True, amounts={})
 
@@ -320,6 +369,11 @@ def wallet_off(case: Case) -> None:
     ("breaks", "invariant"),
     [
         (double_charge, "no_double_charge"),
+        (sent_without_clearance, "no_charge_without_clearance"),
+        (two_attempts_under_one_key, "one_key_one_attempt"),
+        (asked_for_more_patience, "waits_are_kept"),
+        (woken_early, "waits_are_kept"),
+        (written_by_an_old_owner, "old_owner_is_fenced"),
         (lost_charge, "no_lost_charge"),
         (believed_failed, "belief_equals_truth"),
         (believed_charged, "belief_equals_truth"),

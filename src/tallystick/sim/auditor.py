@@ -48,6 +48,15 @@ _TIMERS = frozenset({"WakeTimeReached", "EngineRestarted"})
 _CERTAINLY_NOT_CHARGED = frozenset({S.NOT_STARTED, S.IN_REVIEW, S.RETRY_WAIT, S.FAILED, S.CANCELLED})
 _MAY_STILL_CHARGE = frozenset({Status.CHARGED, Status.PENDING, Status.ACTION_REQUIRED})
 
+
+class _Asked(msgspec.Struct):
+    """What an event says of waiting."""
+
+    retry_after_us: int | None = None
+
+
+_RETRY_AFTER = msgspec.json.Decoder(_Asked).decode
+
 # One bug breaks many invariants of many orders; the first ones tell the story.
 _VERDICTS_MAX = 50
 
@@ -92,6 +101,7 @@ class Auditor:
         """By payment order and PSP reference: the PSP and the payment as it stands."""
         self._declined: set[tuple[str, str]] = set()
         self._seen: dict[str, Seen] = {}
+        self._cleared: set[str] = set()
         self._told: set[tuple[str, str]] = set()
         self._new_acknowledged: set[str] = set()
         self._step = step
@@ -118,6 +128,10 @@ class Auditor:
 
     # --- the truth: what happens at the PSPs -------------------------------------------------------------------
 
+    def saw_clearance(self, order_id: str) -> None:
+        """The risk check, or the person whom it called, has let an order pass."""
+        self._cleared.add(order_id)
+
     def saw_request(self, psp: str, key: str, order_id: str) -> None:
         """A request to charge has arrived at a PSP, which has not acted on it yet."""
         attempts = self.tables.attempts.get(order_id, {})
@@ -125,6 +139,8 @@ class Auditor:
             self.accuse(
                 "recorded_before_sent", order_id, f"{psp} got a request with key {key}, of which we know nothing"
             )
+        if order_id not in self._cleared:
+            self.accuse("no_charge_without_clearance", order_id, f"{psp} got a request, and nobody let it pass")
         payments = self._payments.get(order_id, {}).values()
         if any(payment.key == key for _, payment in payments):
             return
@@ -209,6 +225,11 @@ class Auditor:
             self._judge_entry(row)
         for order_id in commit.orders:
             self._judge_order(order_id)
+        owner = self.tables.partitions[0].owner
+        if commit.owner and commit.owner != owner and commit.orders:
+            self.accuse(
+                "old_owner_is_fenced", commit.orders[0], f"{commit.owner} wrote after {owner} had taken over"
+            )
 
     def _judge_posting(self, order_id: str, money: Money, debit_id: str, credit_id: str) -> None:
         self.posted[order_id] = self.posted.get(order_id, 0) + 1
@@ -278,10 +299,25 @@ class Auditor:
             )
         if order.version != before.version + len(new) or len(new) > 1:
             self.accuse("legal_moves_only", order_id, f"went from version {before.version} to {order.version}")
+        keys = [row.idempotency_key for row in self.tables.attempts.get(order_id, {}).values()]
+        if len(set(keys)) < len(keys):
+            self.accuse("one_key_one_attempt", order_id, f"its attempts have the keys {keys}")
         for entry in new:
+            self._judge_wait(before, order, entry)
             left = entry.from_state is S.UNKNOWN and entry.to_state is not S.UNKNOWN
             if left and entry.event in _TIMERS:
                 self.accuse("legal_moves_only", order_id, f"left UNKNOWN by {entry.event}, which is no evidence")
+
+    def _judge_wait(self, before: Order, order: Order, entry: LogEntry) -> None:
+        """Compare a wait with what it was set to, and with the Retry-After that set it, by the engine's clock."""
+        order_id, asked_us = order.payment_order_id, 0
+        if entry.to_state is S.RETRY_WAIT and order.wake_at is not None:
+            asked_us = _RETRY_AFTER(entry.detail).retry_after_us or 0
+            if order.wake_at < entry.at + asked_us:
+                detail = f"waits {order.wake_at - entry.at} µs, and was asked to wait {asked_us} µs"
+                self.accuse("waits_are_kept", order_id, detail)
+        if entry.event == "WakeTimeReached" and before.state is S.RETRY_WAIT and entry.at < (before.wake_at or 0):
+            self.accuse("waits_are_kept", order_id, f"woken {(before.wake_at or 0) - entry.at} µs early")
 
     def _judge_flags(self, before: Order, order: Order) -> None:
         order_id = order.payment_order_id

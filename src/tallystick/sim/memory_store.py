@@ -41,6 +41,7 @@ class MemoryStore:
         self.tables = Tables() if tables is None else tables
         self._lease: Lease | None = None
         self._owned: frozenset[int] | None = None
+        self._claimed = 0
 
     # --- ownership ---------------------------------------------------------------------------------------------
 
@@ -54,6 +55,8 @@ class MemoryStore:
             partition.epoch += 1
             partition.owner = owner
             partition.lease_expires_at = now + ttl_us
+        self.tables.claimed += 1
+        self._claimed = self.tables.claimed
         epochs = {number: partition.epoch for number, partition in enumerate(partitions)}
         self._lease = Lease(owner=owner, epochs=epochs, expires_at=now + ttl_us)
         self._owned = frozenset(epochs)
@@ -71,10 +74,14 @@ class MemoryStore:
             if self.tables.partitions[number].epoch == epoch:
                 self.tables.partitions[number].lease_expires_at = 0
 
+    def _begin(self) -> None:
+        self.tables.writer = "" if self._lease is None else self._lease.owner
+        self._check_lease()
+
     def _check_lease(self) -> None:
         """Refuse to write for an engine whose partitions have a newer owner. Raises Fenced."""
         lease = self._lease
-        if lease is None:
+        if lease is None or self._claimed == self.tables.claimed:
             return
         partitions = self.tables.partitions
         if any(partitions[number].epoch != epoch for number, epoch in lease.epochs.items()):
@@ -84,22 +91,22 @@ class MemoryStore:
 
     async def accept(self, batch: Sequence[AcceptPayment]) -> list[AcceptOutcome]:
         """Record payment events with their orders. Raises Fenced."""
-        self._check_lease()
+        self._begin()
         return memory_writes.accept(self.tables, batch)
 
     async def apply(self, batch: Sequence[Transition]) -> list[TransitionOutcome]:
         """Move orders. Raises Fenced, and IllegalState for what no database would write."""
-        self._check_lease()
+        self._begin()
         return memory_writes.apply(self.tables, batch)
 
     async def post(self, batch: Sequence[PostTransfer]) -> list[Posted]:
         """Append transfers to the ledger. Raises Fenced."""
-        self._check_lease()
+        self._begin()
         return memory_writes.post(self.tables, batch)
 
     async def credit(self, batch: Sequence[CreditWallet]) -> list[Posted]:
         """Write wallet entries. Raises Fenced."""
-        self._check_lease()
+        self._begin()
         return memory_writes.credit(self.tables, batch)
 
     # --- reads that decide -------------------------------------------------------------------------------------

@@ -79,6 +79,8 @@ class Commit(msgspec.Struct, kw_only=True):
     """What one transaction wrote: for the auditor and the trace, and for nobody who decides about money."""
 
     kind: str
+    owner: str = ""
+    """The engine that wrote it."""
     orders: list[str] = msgspec.field(default_factory=list)
     """Orders whose rows were written."""
     transfers: list[StoredTransfer] = msgspec.field(default_factory=list)
@@ -91,6 +93,8 @@ class Tables:
 
     def __init__(self) -> None:
         self.partitions: list[Partition] = [Partition() for _ in range(PARTITIONS)]
+        self.claimed = 0
+        """How often partitions were claimed; while it stands, every session's lease does."""
         self.events: dict[str, EventRow] = {}
         self.orders: dict[str, Order] = {}
         self.updated_at: dict[str, int] = {}
@@ -109,6 +113,8 @@ class Tables:
         self.claims: dict[tuple[str, str], ClaimRow] = {}
         self.mismatches: dict[str, MismatchView] = {}
         self.dead_letters: dict[str, DeadLetterRow] = {}
+        self.writer = ""
+        """The engine whose transaction is running."""
         self.on_commit: Callable[[Commit], None] | None = None
         """Told after each transaction that wrote something about orders or money."""
 
@@ -130,6 +136,7 @@ class Tables:
     def committed(self, commit: Commit) -> None:
         """Tell who listens that a transaction is durable."""
         if self.on_commit is not None:
+            commit.owner = self.writer
             self.on_commit(commit)
 
 

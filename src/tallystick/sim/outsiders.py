@@ -298,6 +298,8 @@ class Outsiders:
         verdicts: tuple[AnyEvent, ...] = (ReviewApproved(by=by, why=why), ReviewRejected(by=by, why=why))
         if verdict < len(verdicts):
             world.note("reviewer", type(verdicts[verdict]).__name__, order_id)
+            if verdict == 0:
+                world.auditor.saw_clearance(order_id)
             await self._tell(order_id, verdicts[verdict])
 
 
@@ -317,6 +319,7 @@ class SimRisk:
         choices = world.tape.stream(f"workload/risk/{order_id}").choices
         verdict = choices[0] if choices else world.tape.stream(f"workload/risk/{order_id}").weighted((90, 7, 3))
         if verdict == 0:
+            world.auditor.saw_clearance(order_id)
             return RiskAccepted()
         if verdict == 1:
             world.outsiders.review(order_id)

@@ -249,7 +249,7 @@ def page_expiry_believed() -> Iterator[None]:
 
 @mutant(
     rule="MISSION: the server may say Retry-After",
-    caught_by="retry_after_kept",
+    caught_by="waits_are_kept",
 )
 def retry_after_ignored() -> Iterator[None]:
     """The PSP's Retry-After is not kept; the usual back-off is."""
@@ -264,7 +264,7 @@ def retry_after_ignored() -> Iterator[None]:
 
 @mutant(
     rule="MISSION: exponential back-off, Retry-After",
-    caught_by="retry_after_kept",
+    caught_by="waits_are_kept",
 )
 def retry_without_waiting() -> Iterator[None]:
     """The next attempt begins at once, without any back-off."""
