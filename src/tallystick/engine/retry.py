@@ -29,7 +29,8 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long to wait before attempt n+1, and when to stop trying.
 
     exponential: base · 2^(n-1), capped, of which a random half is taken off ("equal jitter"), so that a herd
-    spreads and nobody retries at once. incremental: base · n. A PSP's Retry-After replaces the computed wait.
+    spreads and nobody retries at once. incremental: base · n. No attempt begins before a PSP's Retry-After, but it
+    may begin later: a PSP that says "in two seconds" for an hour would otherwise use up all attempts in that hour.
     """
 
     strategy: Strategy = Strategy.EXPONENTIAL
@@ -43,8 +44,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Return the wait after failed attempt number `attempt`, or None for no further attempt."""
         if self.strategy is Strategy.CANCEL or attempt >= self.attempts_max:
             return None
-        if retry_after_us is not None:
-            return max(0, retry_after_us)
+        return max(self._own_wait_us(attempt, jitter), retry_after_us or 0)
+
+    def _own_wait_us(self, attempt: int, jitter: int) -> int:
         if self.strategy is Strategy.IMMEDIATE:
             return 0
         if self.strategy is Strategy.FIXED:

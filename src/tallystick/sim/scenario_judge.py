@@ -147,7 +147,8 @@ def _total_differences(world: ScenarioWorld) -> Iterator[str]:
 
 
 def _is_meant(world: ScenarioWorld, verdict: Verdict) -> bool:
-    return verdict.invariant == "nothing_stuck" and verdict.subject in world.scenario.open_at_end
+    of_open_orders = ("nothing_stuck", "no_lost_charge")
+    return verdict.invariant in of_open_orders and verdict.subject in world.scenario.open_at_end
 
 
 # --- words -------------------------------------------------------------------------------------------------------
