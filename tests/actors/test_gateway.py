@@ -152,6 +152,17 @@ async def test_an_open_circuit_still_lets_inquiries_through() -> None:
     assert isinstance(await gateway.call(Effect.INQUIRE_AT_PSP, ORDER), Charged)
 
 
+async def test_evidence_is_not_lost_to_a_character_that_no_database_stores() -> None:
+    """A NUL in a PSP's reference must not keep the charge from being recorded."""
+    psp = FakePsp()
+    odd = Charged(source=Source.RESPONSE, psp="fake", attempt=1, amount=Money(315, "EUR"), psp_reference="ch_\0_1")
+    psp.answers = [odd]
+    answer = await gateway_to(psp).call(Effect.SEND_TO_PSP, ORDER)
+    assert isinstance(answer, Charged)
+    assert answer.psp_reference == "ch_\N{REPLACEMENT CHARACTER}_1"
+    assert answer.amount == odd.amount
+
+
 def test_a_half_open_circuit_tries_one_at_a_time() -> None:
     """A recovering PSP is not trampled."""
     breaker = Breaker(failures_max=1, open_s=10)

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import structlog
 import trio
+from msgspec.structs import replace
 from prometheus_client import Counter
 
 from tallystick.actors.metrics import Metrics
@@ -181,7 +182,7 @@ class Gateway:
         if answer.attempt != order.attempt:
             raise IllegalState(f"{self.psp.name} answered for attempt {answer.attempt}, asked for {order.attempt}")
         self._count(effect, answer)
-        return answer
+        return _storable(answer)
 
     def _count(self, effect: Effect, answer: AnyEvidence) -> None:
         kind = (effect, type(answer))
@@ -190,3 +191,17 @@ class Gateway:
             labels = (self.psp.name, effect.value, type(answer).__name__)
             counter = self._answers[kind] = self._metrics.psp_answers.labels(*labels)
         counter.inc()
+
+
+# What a PSP may write freely into an answer.
+_TEXTS = ("psp_reference", "code", "reason", "url")
+
+
+def _storable(answer: AnyEvidence) -> AnyEvidence:
+    """Return the answer without NUL characters, which no database stores as text: evidence must not be lost to one."""
+    texts = {name: text for name in _TEXTS if "\0" in (text := getattr(answer, name, None) or "")}
+    if not texts:
+        return answer
+    return replace(
+        answer, **{name: text.replace("\0", "\N{REPLACEMENT CHARACTER}") for name, text in texts.items()}
+    )
