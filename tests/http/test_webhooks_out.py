@@ -40,7 +40,7 @@ class Merchant:
 
         @app.post("/hook")
         async def hook() -> Response:
-            body = await request.get_data()
+            body = bytes(await request.body)
             order = json.loads(body)["data"]["order"]
             self.got.append((dict(request.headers), body))
             statuses = self.answers.get(order, [])

@@ -198,10 +198,8 @@ _TEXTS = ("psp_reference", "code", "reason", "url")
 
 
 def _storable(answer: AnyEvidence) -> AnyEvidence:
-    """Return the answer without NUL characters, which no database stores as text: evidence must not be lost to one."""
-    texts = {name: text for name in _TEXTS if "\0" in (text := getattr(answer, name, None) or "")}
-    if not texts:
+    """Return the answer without NUL characters, which no database stores as text; evidence is not lost to one."""
+    odd = {name: text for name in _TEXTS if "\0" in (text := getattr(answer, name, None) or "")}
+    if not odd:
         return answer
-    return replace(
-        answer, **{name: text.replace("\0", "\N{REPLACEMENT CHARACTER}") for name, text in texts.items()}
-    )
+    return replace(answer, **{name: text.replace("\0", "\N{REPLACEMENT CHARACTER}") for name, text in odd.items()})

@@ -109,7 +109,7 @@ class MerchantWebhook:
 
 
 def webhook_id_of(event_id: str) -> str:
-    """Return an event's id as a header can carry it: callers' ids, which are part of it, may hold any character."""
+    """Return an event's id in a form that a header can carry; callers' ids, which are part of it, may not."""
     return f"evt_{sha256(event_id.encode()).hexdigest()[:40]}"
 
 
