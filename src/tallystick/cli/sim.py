@@ -109,3 +109,35 @@ def sim_run(
             )
         )
     )
+
+
+TallyFile = Annotated[Path | None, Parameter(help="A .tally file, as a failing run leaves it.")]
+Seed = Annotated[int | None, Parameter(help="The run of this seed.")]
+ScenarioName = Annotated[str | None, Parameter(name="--scenario", help="The run of this scenario.")]
+MutantName = Annotated[str | None, Parameter(help="Switch one safeguard of the engine off, by name.")]
+OrderCount = Annotated[int, Parameter(help="Payment orders; only with --seed.")]
+FaultNames = Annotated[
+    str, Parameter(help="Fault classes that may strike: all, none, or names; only with --seed.")
+]
+
+
+@sim.command
+def step(
+    file: TallyFile = None,
+    /,
+    *,
+    seed: Seed = None,
+    scenario_name: ScenarioName = None,
+    mutant: MutantName = None,
+    orders: OrderCount = 20,
+    faults: FaultNames = "all",
+    commands: Annotated[
+        str | None,
+        Parameter(help="Do these and end: commands with semicolons, a file of them, or - for standard input."),
+    ] = None,
+) -> None:
+    """Step through a run, forwards and backwards, and ask why."""
+    from tallystick.cli.sim_step import RunChoice, run_step
+
+    choice = RunChoice(file=file, seed=seed, scenario=scenario_name, mutant=mutant, orders=orders, faults=faults)
+    sys.exit(run_step(choice, commands=commands))
