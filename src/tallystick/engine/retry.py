@@ -15,6 +15,12 @@ HOUR_US = 60 * MINUTE_US
 DAY_US = 24 * HOUR_US
 
 
+# A "come back at once" that is meant for ever would be a busy loop.
+_RETRY_AFTER_LEAST_US = SECOND_US // 10
+# So many times the PSP's word is taken.
+_RETRY_AFTER_TRUSTED = 5
+
+
 class Strategy(StrEnum):
     """The retry strategies that the mission names."""
 
@@ -29,8 +35,9 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     """How long to wait before attempt n+1, and when to stop trying.
 
     exponential: base · 2^(n-1), capped, of which a random half is taken off ("equal jitter"), so that a herd
-    spreads and nobody retries at once. incremental: base · n. No attempt begins before a PSP's Retry-After, but it
-    may begin later: a PSP that says "in two seconds" for an hour would otherwise use up all attempts in that hour.
+    spreads and nobody retries at once. incremental: base · n. A PSP's Retry-After wins over all of them. When it
+    has been wrong for five attempts, it is only the least wait: a PSP that says "in two seconds" for an hour would
+    otherwise be asked 1,800 times.
     """
 
     strategy: Strategy = Strategy.EXPONENTIAL
@@ -44,7 +51,10 @@ class RetryPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
         """Return the wait after failed attempt number `attempt`, or None for no further attempt."""
         if self.strategy is Strategy.CANCEL or attempt >= self.attempts_max:
             return None
-        return max(self._own_wait_us(attempt, jitter), retry_after_us or 0)
+        if retry_after_us is None:
+            return self._own_wait_us(attempt, jitter)
+        wait_us = max(retry_after_us, _RETRY_AFTER_LEAST_US)
+        return wait_us if attempt <= _RETRY_AFTER_TRUSTED else max(wait_us, self._own_wait_us(attempt, jitter))
 
     def _own_wait_us(self, attempt: int, jitter: int) -> int:
         if self.strategy is Strategy.IMMEDIATE:
