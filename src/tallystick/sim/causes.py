@@ -18,7 +18,8 @@ from tallystick.sim.psp.model import Payment
 from tallystick.sim.snapshots import Recording
 from tallystick.sim.trace import Step
 
-_ACKNOWLEDGED_LATE_US = 4_000_000
+_BESIDE_MAX = 6
+"""What the world does in one breath is at most this many steps: a payment, its webhooks, their faults."""
 _WRITES = ("accept", "apply", "post", "credit")
 
 
@@ -169,9 +170,10 @@ class _Linker:
         key = psp, arrival.number
         self._arrivals.setdefault(key, []).append(number)
         sent = self._requests.get(key)
-        if sent is not None:
-            self._arrow("request", sent, number, (arrival.payment_order_id,))
-        return [sent]
+        if sent is None:
+            return []
+        self._arrow("request", sent, number, (arrival.payment_order_id,))
+        return [sent, *self._strikes_beside(sent, number, arrival.payment_order_id)]
 
     def _hear(self, number: int, heard: Heard) -> list[int | None]:
         key = heard.psp, heard.number
@@ -185,15 +187,18 @@ class _Linker:
         elif arrivals:
             self._stub("answer", arrivals[0], f"order:{order_id}", (order_id,))
         near = (sent, *arrivals) if sent is not None else tuple(arrivals)
-        strikes = [
+        strikes = [strike for one in near for strike in self._strikes_beside(one, number, order_id)]
+        return [*reversed(arrivals), sent, *strikes]
+
+    def _strikes_beside(self, step: int, before: int, order_id: str) -> list[int]:
+        """Return the faults that struck an order's message at the moment of a step."""
+        return [
             strike
-            for one in near
-            for strike in range(one + 1, min(one + 6, number))
+            for strike in range(step + 1, min(step + _BESIDE_MAX, before))
             if self._steps[strike].actor in FAULTS
-            and self._steps[strike].at_us == self._steps[one].at_us
+            and self._steps[strike].at_us == self._steps[step].at_us
             and order_id in self._told[strike].orders
         ]
-        return [*reversed(arrivals), sent, *strikes]
 
     def _payment(self, number: int, psp: str, payment: Payment) -> list[int | None]:
         key = psp, payment.psp_reference

@@ -71,16 +71,17 @@ class Change(NamedTuple):
 class Recording:
     """A finished run: its steps, what each changed, and what was wrong in the end."""
 
-    def __init__(self, world: World, result: RunResult, changes: Sequence[Sequence[Change]]) -> None:
+    def __init__(self, world: World, result: RunResult, recorder: "Recorder") -> None:
         self.world = world
         self.result = result
         self.steps: list[Step] = world.trace.steps
-        self.changes = changes
+        self.changes: Sequence[Sequence[Change]] = recorder.changes
         """By step."""
         self.verdicts_at: dict[int, list[Verdict]] = {}
-        """By the step since which something was wrong."""
-        for verdict in result.verdicts:
-            self.verdicts_at.setdefault(verdict.step, []).append(verdict)
+        """By the step at which each was found; a verdict itself says since which step something is wrong."""
+        found = [*recorder.found, *[len(self.steps) - 1] * len(result.verdicts)]
+        for step, verdict in zip(found, result.verdicts, strict=False):
+            self.verdicts_at.setdefault(step, []).append(verdict)
         self._checkouts: dict[str, tuple[str, ...]] = {
             checkout_id: row.orders for checkout_id, row in world.tables.events.items()
         }
@@ -111,7 +112,7 @@ def record(world: World) -> Recording:
     recorder = Recorder(world)
     result = world.run()
     recorder.finish()
-    return Recording(world, result, recorder.changes)
+    return Recording(world, result, recorder)
 
 
 class View:
@@ -179,11 +180,13 @@ def natural(name: str) -> tuple[tuple[int, str], ...]:
 class Recorder(Trace):
     """A trace that looks at the world's rows whenever a step is noted. Takes the place of the world's own."""
 
-    __slots__ = ("_rows", "_world", "changes")
+    __slots__ = ("_rows", "_world", "changes", "found")
 
     def __init__(self, world: World) -> None:
         super().__init__()
         self.changes: list[list[Change]] = []
+        self.found: list[int] = []
+        """For each verdict the step at which it was found."""
         self._rows: dict[Key, Row] = {}
         self._world = world
         for step in world.trace.steps:
@@ -193,6 +196,7 @@ class Recorder(Trace):
     def append(self, at_us: int, actor: str, kind: str, payload: Payload = None) -> int:
         """Add a step, keep what has changed, and return the step's number."""
         number = super().append(at_us, actor, kind, payload)
+        self._look_for_verdicts()
         self.changes.append([])
         # Rows are written by transactions, and each transaction is a step of the store. Everything else is cheap.
         if actor == "store":
@@ -206,6 +210,11 @@ class Recorder(Trace):
         """Keep what changed after the last step: it belongs to that one."""
         if self.changes:
             self._keep(_tables(self._world.tables))
+
+    def _look_for_verdicts(self) -> None:
+        """A verdict that has come up since the last step was found there."""
+        new = len(self._world.auditor.verdicts) - len(self.found)
+        self.found += [max(0, len(self.changes) - 1)] * new
 
     def _keep(self, found: Iterator[tuple[Key, Row]]) -> None:
         rows, changes = self._rows, self.changes[-1]

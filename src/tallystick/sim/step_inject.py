@@ -110,7 +110,7 @@ def _candidates(source: Source, recording: Recording) -> Iterator[tuple[Source, 
         options = msgspec.structs.replace(source.options, mutant=None)
         text = f"with the safeguard on that {source.options.mutant} switches off"
         yield msgspec.structs.replace(source, options=options), text
-    wrong = max((verdict.step for verdict in recording.result.verdicts), default=len(recording) - 1)
+    wrong = min(recording.verdicts_at, default=len(recording) - 1)
     strikes = [number for number, one in enumerate(recording.steps[: wrong + 1]) if one.actor in FAULTS]
     for number in reversed(strikes[-_RUNS_MAX:]):
         candidate = without_strike(source, recording, number)
@@ -196,7 +196,8 @@ def _next_occasion(source: Source, step: int, name: str, where: str) -> tuple[st
 
 def _plan(source: Source, recording: Recording, step: int, name: str, where: str) -> Injected:
     """Plan a fault that has a moment of its own for the moment of a step."""
-    at_us = recording.steps[step].at_us
+    # A moment later, so that what happens at the same moment as the step has happened.
+    at_us = recording.steps[step].at_us + 1
     if at_us >= _PLANNED_WITHIN_US:
         raise NothingToStrike(
             "fault", f"{name} can come in the first {_PLANNED_WITHIN_US // SECOND_US} s of a run"

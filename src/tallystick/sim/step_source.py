@@ -63,7 +63,8 @@ def from_file(path: Path, *, mutant: str | None = None) -> Source:
     """Return the run of a `.tally` file; `mutant` in the place of the file's own. Raises TallyFileUnreadable."""
     file = tally_file.read(path)
     options = file.options if mutant is None else msgspec.structs.replace(file.options, mutant=mutant)
-    title = f"{path.name}: {file.invariant}, {tally_file.in_words(file.money)}"
+    wrong = f"{file.invariant}, {tally_file.in_words(file.money)}" if file.verdicts else "a run that passes"
+    title = f"{path.name}: {wrong}"
     return Source(title=title, options=options, record=file.record)
 
 

@@ -23,21 +23,22 @@ from tallystick.sim.step_view import fields
 
 def why(recording: Recording, told: list[Told], causes: Causes, view: View, order_id: str) -> RenderableType:
     """Tell how an order came to where it stands at the view's step; marked is what led to the last thing told."""
-    about = [
-        number
-        for number in range(view.step + 1)
-        if order_id in told[number].orders or (told[number].tone in ("crash", "fault") and not told[number].orders)
-    ]
-    mine = [number for number in about if order_id in told[number].orders]
+    mine = [number for number in range(view.step + 1) if order_id in told[number].orders]
     if not mine:
         return Text(f"Nothing is known of {order_id} yet.", "dim")
-    wrong = [one for one in recording.result.verdicts if one.subject == order_id and one.step <= view.step]
-    led = set(chain(causes, told, wrong[0].step if wrong else mine[-1], order_id))
+    found = [
+        (number, verdict)
+        for number, verdicts in recording.verdicts_at.items()
+        for verdict in verdicts
+        if verdict.subject == order_id and number <= view.step
+    ]
+    wrong = [verdict for _, verdict in found]
+    roots = {found[0][0], found[0][1].step} if found and found[0][0] in mine else {mine[-1]}
+    led = {number for root in roots for number in chain(causes, told, root, order_id)}
     lines = step_view.lines()
-    for number in about:
-        if number < mine[0] or (told[number].tone == "quiet" and number not in led):
-            continue
-        if told[number].tone == "quiet" and order_id in told[number].orders:
+    for number in range(mine[0], view.step + 1):
+        about = order_id in told[number].orders or told[number].tone == "crash" or number in led
+        if not about or told[number].tone == "quiet":
             continue
         mark = "▸" if number in led else ""
         step, about_it = recording.steps[number], told[number]

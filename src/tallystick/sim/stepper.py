@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
-from rich.console import Console, Group, RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -18,16 +18,17 @@ from tallystick.sim import step_breaks, step_view, tape
 from tallystick.sim.causes import Causes, find_causes
 from tallystick.sim.clock import SECOND_US
 from tallystick.sim.faults import TABLE
-from tallystick.sim.narrate import Told, narrate, seconds
+from tallystick.sim.narrate import FAULTS, Told, narrate, seconds
 from tallystick.sim.scenario import ONLY_HERE
 from tallystick.sim.snapshots import Key, Recording, View
+from tallystick.sim.step_compare import compare
 from tallystick.sim.step_inject import Passing, inject, nearest_passing
 from tallystick.sim.step_source import Source, broken, run
 from tallystick.sim.step_why import history, why
 from tallystick.sim.tally_file import SUFFIX, TallyFile, money_of
+from tallystick.sim.trace import Step
 
 _LIST = 10
-_DIVERGED_SHOWN = 8
 
 
 class BadCommand(CallerError):
@@ -81,7 +82,9 @@ class Stepper:
         if not broken(self.recording):
             self._print(Text("✓ every invariant held", "bold green"))
         elif result.verdicts:
-            self._print(Text(f"`goto wrong` goes to step {result.verdicts[0].step}, since when it is.", "dim"))
+            found, since = min(self.recording.verdicts_at), result.verdicts[0].step
+            earlier = f"; the first of it is so since step {since}" if since < found else ""
+            self._print(Text(f"`goto wrong` goes to step {found}, where it shows{earlier}.", "dim"))
 
     def execute(self, line: str) -> bool:
         """Carry out one command; return False when it was the last. An empty line repeats the one before."""
@@ -143,12 +146,11 @@ class Stepper:
         self._print(Text(f"the {'beginning' if rest else 'end'} of the run", "dim"))
 
     def goto(self, rest: str) -> None:
-        """Go to a step by number; `goto wrong` to where something is wrong first, `goto end`."""
+        """Go to a step by number; `goto wrong` to where the first broken invariant shows, `goto end`."""
         if rest == "wrong":
-            verdicts = self.recording.result.verdicts
-            if not verdicts:
+            if not self.recording.verdicts_at:
                 raise BadCommand("goto", "nothing is wrong in this run")
-            self._go(min(verdict.step for verdict in verdicts))
+            self._go(min(self.recording.verdicts_at))
         elif rest == "end":
             self._go(len(self.recording) - 1)
         else:
@@ -248,10 +250,14 @@ class Stepper:
     def _accused(self) -> str:
         """Return the order that the first verdict is about; for `why` without a name."""
         orders = self.recording.tables.orders
-        accused = [one.subject for one in self.recording.result.verdicts if one.subject in orders]
-        if accused or len(orders) == 1:
-            return accused[0] if accused else next(iter(orders))
-        raise BadCommand("order", "say which order")
+        accused = self._accused_or_none()
+        if accused is None and len(orders) != 1:
+            raise BadCommand("order", "say which order")
+        return accused if accused is not None else next(iter(orders))
+
+    def _accused_or_none(self) -> str | None:
+        orders, verdicts = self.recording.tables.orders, self.recording.result.verdicts
+        return next((one.subject for one in verdicts if one.subject in orders), None)
 
     def _order(self, name: str) -> str:
         orders = self.recording.tables.orders
@@ -267,10 +273,10 @@ class Stepper:
         if not name:
             raise BadCommand("inject", "say which fault; `help faults` names them")
         at = max(self.view.step, 0)
-        before = self.recording.steps[: at + 1]
+        before = _without_plans(self.recording.steps[: at + 1])
         found = inject(self.source, self.recording, at, name, where.strip())
         self._load(found.source, found.step)
-        same = self.recording.steps[: found.step + 1][-len(before) :] == before
+        same = _without_plans(self.recording.steps[: found.step + 1]) == before
         text = f"{found.text}. The run was made again; up to here it is {'the same' if same else 'NOT the same'}."
         self._print(Text(text, "bold yellow"))
         self.greet()
@@ -282,26 +288,9 @@ class Stepper:
         self._passing = self._passing or nearest_passing(self.source, self.recording)
         if self._passing is None:
             raise BadCommand("nearest", "no run with one fault less passes")
-        other, number = self._passing.recording, self._parting(self._passing.recording)
-        self._print(Text(f"The nearest run that passes is this one {self._passing.text}.", "bold green"))
-        self._print(Text(f"The two are the same for {number} steps. Then:", "dim"))
-        table = Table.grid(expand=True, padding=(0, 1))
-        table.add_column(ratio=1)
-        table.add_column(ratio=1)
-        table.add_row(Text("this run", "bold red"), Text("the run that passes", "bold green"))
-        theirs = narrate(other)
-        for at in range(max(0, number - 2), number + _DIVERGED_SHOWN):
-            table.add_row(_beside(self.recording, self.told, at), _beside(other, theirs, at))
-        self._print(table)
-        self.view.seek(number)
-
-    def _parting(self, other: Recording) -> int:
-        """Return the number of steps that two runs share."""
-        ours, theirs = self.recording.world.trace.lines(), other.world.trace.lines()
-        for number, (one, two) in enumerate(zip(ours, theirs, strict=False)):
-            if one != two:
-                return number
-        return min(len(ours), len(theirs))
+        shown, step = compare(self.recording, self.told, self._passing, self._accused_or_none())
+        self._print(shown)
+        self.view.seek(step)
 
     def save(self, rest: str) -> None:
         """Write this run, with what was injected, to a `.tally` file that replays it anywhere."""
@@ -390,11 +379,9 @@ def split_commands(text: str) -> Iterator[str]:
                 yield command.strip()
 
 
-def _beside(recording: Recording, told: list[Told], number: int) -> RenderableType:
-    if number >= len(recording):
-        return Text("the end", "dim")
-    when = Text(f"{number} {seconds(recording.steps[number].at_us)}", "dim")
-    return Group(when, Text(told[number].text, step_view.TONES[told[number].tone]))
+def _without_plans(steps: list[Step]) -> list[Step]:
+    """Leave out what a run's faults note before its first moment: what is planned, and has not come."""
+    return [step for step in steps if step.at_us > 0 or step.actor not in FAULTS]
 
 
 def _number(text: str, default: int | None) -> int:
