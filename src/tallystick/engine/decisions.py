@@ -206,6 +206,8 @@ def accepted(order: Order, event: Accepted, ctx: Context) -> Outcome:
     """The PSP will tell later: wait for its webhook, and ask now and then."""
     if moves.is_about_another(order, event):
         return Ignored("about another attempt")
+    if order.charged_attempt is not None:
+        return _left_to_a_person(order, event)
     effects = (Effect.VOID_AT_PSP,) if moves.is_unwanted(order) else ()
     return moves.await_evidence(order, State.PENDING, ctx, effects=effects)
 
@@ -214,6 +216,8 @@ def buyer_must_act(order: Order, event: BuyerActionRequired, ctx: Context) -> Ou
     """The buyer must go to a page of the PSP."""
     if moves.is_about_another(order, event):
         return Ignored("about another attempt")
+    if order.charged_attempt is not None:
+        return _left_to_a_person(order, event)
     if moves.is_unwanted(order):
         closing = moves.close_page(order, ctx, psp_reference=event.psp_reference)
         return Decision(order=closing, effects=(Effect.VOID_AT_PSP,))
@@ -227,6 +231,13 @@ def buyer_must_act(order: Order, event: BuyerActionRequired, ctx: Context) -> Ou
         wake_at=min(event.expires_at, ctx.now + ctx.policy.inquiry_wait_us(0)),
     )
     return Decision(order=waiting)
+
+
+def _left_to_a_person(order: Order, event: Accepted | BuyerActionRequired) -> Outcome:
+    """A charge of another amount is known: the order stays UNKNOWN, and what else is under way is stopped."""
+    if event.attempt == order.charged_attempt:
+        return Ignored("older than the charge of another amount; a person decides")
+    return Decision(order=order, effects=(Effect.VOID_AT_PSP,))
 
 
 def outcome_lost(order: Order, event: OutcomeLost, ctx: Context) -> Outcome:
