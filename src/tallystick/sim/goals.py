@@ -14,7 +14,6 @@ from tallystick.engine.transitions import TABLE, Contradict, Move
 from tallystick.sim import faults
 from tallystick.sim.coverage import Triple
 
-_NOBODY_CANCELS = "no outsider cancels an order"
 _NOT_BEGUN = "no PSP charges what nobody asked for"
 _NO_STEPS = "the simulated PSP decides a payment in one step: it does not ask the buyer after it has accepted"
 _KEPT = "the simulated PSP's voids come from us alone, and we ask for them in other states"
@@ -22,10 +21,6 @@ _KEPT = "the simulated PSP's voids come from us alone, and we ask for them in ot
 NEVER_MADE: dict[tuple[str, str], str] = {
     ("NOT_STARTED", "Charged"): _NOT_BEGUN,
     ("IN_REVIEW", "Charged"): _NOT_BEGUN,
-    ("CANCELLED", "Charged"): "a PSP takes back declines, but never a void",
-    **{(state, "CancelRequested"): _NOBODY_CANCELS for state in ("NOT_STARTED", "IN_REVIEW", "AWAITING_BUYER")},
-    ("RETRY_WAIT", "CancelRequested"): _NOBODY_CANCELS,
-    ("FAILED", "RetryRequested"): "no person retries from the dead-letter queue",
     ("EXECUTING", "Voided"): _KEPT,
     ("PENDING", "Voided"): _KEPT,
     ("AWAITING_BUYER", "Accepted"): _NO_STEPS,
@@ -35,7 +30,13 @@ NEVER_MADE: dict[tuple[str, str], str] = {
 }
 """Deciding cells that no seed reaches, and why: the generator's blind spots."""
 
-_RARE = {("RETRY_WAIT", "Charged"): 2_000, ("UNKNOWN", "Voided"): 2_000, ("SUCCESS", "Voided"): 5_000}
+_RARE = {
+    ("RETRY_WAIT", "Charged"): 2_000,
+    ("UNKNOWN", "Voided"): 2_000,
+    ("SUCCESS", "Voided"): 5_000,
+    ("CANCELLED", "Charged"): 5_000,
+    ("NOT_STARTED", "CancelRequested"): 2_000,
+}
 
 
 class Goal(msgspec.Struct, frozen=True, kw_only=True):

@@ -32,6 +32,8 @@ TIMEOUT_US = 10 * SECOND_US
 DELAY_SHARE = 4
 """A request is at most a quarter of the PSP's stated window late, and its index lags by at most another; the rest
 of the window is for our own clock, which may be set while we wait."""
+_TOO_MUCH = 10
+"""In the PSP's units: an amount that every PSP takes stays one."""
 _SERVER_ERROR_US = 40_000
 _REFUSAL_US = 5_000
 # One way, in microseconds; the tape picks one. The first is the benign choice.
@@ -187,7 +189,11 @@ class SimPsp(InProcessPsp):
         return await self._send(request, Method.HOSTED_PAGE)
 
     async def _send(self, request: ChargeRequest, method: Method) -> ChargeAnswer:
+        asked_us = self._virtual.elapsed_us
         await self._session.gate()
+        if self._virtual.elapsed_us - asked_us > self._site.policy.request_window_us // DELAY_SHARE:
+            # The process stood still for so long that the PSP has closed its connection: nothing leaves any more.
+            return self._lost(request, "connection_closed")
         site, where = self._site, request.payment_order_id
         site.attempts_by_key[request.idempotency_key] = request.attempt
         await self._perhaps_die("before", where)
@@ -244,7 +250,9 @@ class SimPsp(InProcessPsp):
             self._carry(delay_us, arrive)
         else:
             if strikes("request_duplicated", where):
-                again_us = late("request_duplicated", where).between(SECOND_US, window_us // DELAY_SHARE)
+                # Nobody's wire doubles a request so late that the PSP has forgotten its key by then.
+                latest_us = min(window_us // DELAY_SHARE, site.policy.key_lifetime_us // 2)
+                again_us = late("request_duplicated", where).between(SECOND_US, latest_us)
                 self._carry(again_us, arrive)
             self._carry(self._pick_travel_us(where), arrive)
 
@@ -263,6 +271,8 @@ class SimPsp(InProcessPsp):
         )
         draw = f"page-{site.name}-{request.idempotency_key}"
         amount, currency = from_iso(request.amount), request.amount.currency
+        if self._faults.strikes("psp_other_amount", request.payment_order_id):
+            amount += _TOO_MUCH
         if method is Method.HOSTED_PAGE:
             return model.register(
                 key=request.idempotency_key,

@@ -22,9 +22,11 @@ from tallystick.engine.errors import (
 )
 from tallystick.engine.events import (
     AnyEvent,
+    CancelRequested,
     Charged,
     DeclineClass,
     Declined,
+    RetryRequested,
     ReviewApproved,
     ReviewRejected,
     RiskAccepted,
@@ -128,6 +130,13 @@ class Outsiders:
             await self._submit_until_answered(who, checkout)
         if faults.strikes("client_reuses_id", who):
             await self._reuse_id(who, checkout)
+
+        if faults.strikes("client_cancels", who):
+            how = faults.how("client_cancels", who)
+            line = how.pick(checkout.event.payment_orders)
+            await world.clock.sleep(how.below(40) * SECOND_US // 4)
+            world.note(who, "cancel", line.payment_order_id)
+            await self._tell(line.payment_order_id, CancelRequested(by="shop", why="the buyer has thought again"))
 
     async def _submit_until_answered(self, who: str, checkout: Checkout) -> None:
         world = self._world
@@ -273,6 +282,19 @@ class Outsiders:
                 await self._world.clock.sleep(2 * SECOND_US)
             else:
                 return
+
+    # --- people ------------------------------------------------------------------------------------------------
+
+    def order_failed(self, order_id: str) -> None:
+        """An order stands in the dead-letter queue: perhaps a person has it tried again."""
+        if self._world.faults.strikes("person_retries", order_id):
+            self._start(self._retry, order_id)
+
+    async def _retry(self, order_id: str) -> None:
+        world = self._world
+        await world.clock.sleep(world.faults.how("person_retries", order_id).between(1, 60) * SECOND_US)
+        world.note("support", "retry", order_id)
+        await self._tell(order_id, RetryRequested(by="support", why="the buyer asked"))
 
     # --- risk --------------------------------------------------------------------------------------------------
 

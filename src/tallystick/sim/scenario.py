@@ -42,8 +42,8 @@ TIMED = frozenset({"crash", "psp_down", "psp_breaks", "store_down", "clock_jumps
 """Troubles that come at a time (`from_s`), not at a step."""
 
 UNSUITED = frozenset(
-    {"client_repeats", "client_double_click", "client_leaves", "client_reuses_id"}
-    | {"crash_any_time", "key_forgotten", "tight_mailboxes", "actor_starved"}
+    {"client_repeats", "client_double_click", "client_leaves", "client_reuses_id", "client_cancels"}
+    | {"person_retries", "psp_other_amount", "crash_any_time", "key_forgotten", "tight_mailboxes", "actor_starved"}
 )
 """Fault classes that a scenario says in another way: clicks of a checkout, and the tables `psp` and `engine`."""
 
@@ -168,6 +168,8 @@ class Expectation(_Part, frozen=True, kw_only=True):
     """Whether some client was told to try again later (HTTP 503) at least once."""
     engines: int = 1
     """How many engine processes lived."""
+    fenced: int = 0
+    """How many of them ended because another had taken over their orders."""
     never_stored: tuple[str, ...] = ()
     """Payment orders that must not exist."""
 

@@ -18,6 +18,7 @@ from tallystick.actors.engine import Engine, Ports, run_engine
 from tallystick.actors.mailbox import Delivery
 from tallystick.actors.settings import EngineSettings, GatewaySettings
 from tallystick.engine.errors import Fenced, SetupError, StoreError
+from tallystick.engine.order import State
 from tallystick.engine.retry import PspPolicy, RetryPolicy
 from tallystick.sim import auditor_final
 from tallystick.sim.auditor import Auditor
@@ -53,7 +54,8 @@ _POLICY = PspPolicy(
     on_soft_decline=RetryPolicy(base_us=2 * SECOND_US, cap_us=20 * SECOND_US, attempts_max=3),
     on_not_executed=RetryPolicy(base_us=SECOND_US, cap_us=15 * SECOND_US, attempts_max=1000),
 )
-_SHORT_KEY_LIFETIME_US = 4 * _MINUTE_US
+_SHORT_KEY_LIFETIMES_US = (4 * _MINUTE_US, 10 * SECOND_US)
+"""A resend after the second is nearly always one too late."""
 _PAGE_LIFETIME_US = 2 * _MINUTE_US
 _SETTINGS = EngineSettings(
     outbox_poll_s=30.0,
@@ -156,9 +158,13 @@ class World:
             await self.clock.sleep(pause_us)
             pause_us = min(5 * SECOND_US, pause_us * 5 // 4)
 
+    @property
+    def _left_open(self) -> bool:
+        return any(not auditor_final.is_left_to_a_person(self.auditor, order_id) for order_id in self.tables.open)
+
     def _settled(self) -> bool:
         """Say whether nothing is left to happen: no order open, nothing on any wire, every event delivered."""
-        if self.tables.open or self.outsiders.busy or any(site.under_way for site in self.sites):
+        if self._left_open or self.outsiders.busy or any(site.under_way for site in self.sites):
             return False
         if any(site.model.next_due_at() is not None for site in self.sites):
             return False
@@ -273,7 +279,9 @@ class World:
 
     def _site(self, name: str) -> PspSite:
         forgets = self.faults.strikes("key_forgotten", name)
-        lifetime_us = _SHORT_KEY_LIFETIME_US if forgets else _POLICY.key_lifetime_us
+        lifetime_us = _POLICY.key_lifetime_us
+        if forgets:
+            lifetime_us = self.faults.how("key_forgotten", name).pick(_SHORT_KEY_LIFETIMES_US)
         can_void = self.tape.stream(f"psp/{name}").below(4) < 3  # noqa: PLR2004  (three in four can)
         policy = msgspec.structs.replace(_POLICY, key_lifetime_us=lifetime_us, can_void=can_void)
         model = SimulatedPsp(name=name, key_lifetime_us=lifetime_us, page_lifetime_us=_PAGE_LIFETIME_US)
@@ -303,6 +311,9 @@ class World:
         ]
         self.note("store", commit.kind, (tuple(written), len(commit.transfers), len(commit.wallet_entries)))
         self.auditor.saw_commit(commit)
+        for order_id, state, _ in written:
+            if state == State.FAILED:
+                self.outsiders.order_failed(order_id)
 
     # --- disasters that come at a time of their own ------------------------------------------------------------
 
