@@ -165,7 +165,8 @@ def _announce(options: ServeOptions, url: str, psp_url: str) -> None:
     """Leave our address for other commands, and tell a person what to do next."""
     address = Address(url=url, psp_url=psp_url, pid=os.getpid())
     (options.data_dir / _ADDRESS_FILE).write_bytes(msgspec.json.encode(address))
-    data_flag = "" if options.data_dir == Path(".tallystick") else f" --data-dir {shlex.quote(str(options.data_dir))}"
+    named = shlex.quote(str(options.data_dir))
+    data_flag = "" if named == ".tallystick" else f" --data-dir {named}"
     print(
         f"""
 Tallystick is up: {url}
