@@ -68,8 +68,11 @@ class FakePsp:
 
 
 class StoppedClock:
+    def __init__(self, now: int = 0) -> None:
+        self._now = now
+
     def now(self) -> int:
-        return 0
+        return self._now
 
 
 def charged(attempt: int = 1) -> Charged:
@@ -141,6 +144,20 @@ async def test_an_open_circuit_sends_nothing_and_says_so(autojump_clock: object)
     await trio.sleep(5)
     assert isinstance(await gateway.call(Effect.SEND_TO_PSP, ORDER), Charged)
     assert isinstance(await gateway.call(Effect.SEND_TO_PSP, ORDER), Charged)
+
+
+async def test_what_was_recorded_long_ago_is_not_sent_any_more() -> None:
+    """An engine that stood still may have been given up by another one (scenario paused_past_the_window)."""
+    psp = FakePsp()
+    limit_us = psp.policy.send_within_us
+    calls = []
+    for now in (limit_us, limit_us + 1):
+        gateway = Gateway(psp, settings=GatewaySettings(), clock=StoppedClock(now), metrics=Metrics())
+        calls.append(await gateway.call(Effect.SEND_TO_PSP, ORDER))
+    in_time, late = calls
+    assert isinstance(in_time, Charged)
+    assert isinstance(late, NotExecuted)
+    assert psp.calls == 1
 
 
 async def test_an_open_circuit_still_lets_inquiries_through() -> None:

@@ -175,7 +175,7 @@ class Model:
             case NotExecuted():
                 return order.state is State.EXECUTING and order.sends == 1
             case NotFound(asked_at=asked_at):
-                return asked_at > (order.last_sent_at or 0) + self.policy.request_window_us
+                return asked_at > (order.last_sent_at or 0) + self.policy.arrives_within_us
             case _:
                 return False
 
@@ -196,7 +196,7 @@ class Model:
             assert self.not_charged[before.attempt], "a new attempt needs certainty about the last (rule 2)"
         if resent:
             assert before.attempt_begun_at is not None
-            assert now + self.policy.request_window_us < before.attempt_begun_at + self.policy.key_lifetime_us
+            assert now + self.policy.arrives_within_us < before.attempt_begun_at + self.policy.key_lifetime_us
             assert after.idempotency_key == before.idempotency_key
         for record in decision.records:
             if isinstance(record, MismatchOpened):

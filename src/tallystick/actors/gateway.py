@@ -24,6 +24,8 @@ from tallystick.engine.retry import SECOND_US
 
 log = structlog.get_logger("tallystick.gateway")
 
+_TOO_LATE = "too_late_to_send"
+
 A = TypeVar("A")
 
 
@@ -140,9 +142,14 @@ class Gateway:
             first_sent_at=order.attempt_begun_at or self._clock.now(),
         )
         send = self.psp.register if hosted else self.psp.charge
+
+        async def send_in_time() -> AnyEvidence:
+            # As late as can be: the process may have stood still, and the queue for a slot may have been long.
+            return self._refuse_late(order) or await send(request)
+
         settled = False
         try:
-            answer = await self._measured(Effect.SEND_TO_PSP, order, Source.RESPONSE, lambda: send(request))
+            answer = await self._measured(Effect.SEND_TO_PSP, order, Source.RESPONSE, send_in_time)
             settled = not isinstance(answer, OutcomeLost) and not self._is_outage(answer)
         finally:
             # Also when cancelled or on a bug: a trial call that is never noted would keep the circuit open.
@@ -150,10 +157,18 @@ class Gateway:
             self._circuit.set(self._breaker.is_open)
         return answer
 
+    def _refuse_late(self, order: Order) -> NotExecuted | None:
+        """Refuse to send what was recorded so long ago that another engine may believe it will never arrive."""
+        if self._clock.now() - (order.last_sent_at or 0) <= self.psp.policy.send_within_us:
+            return None
+        return NotExecuted(
+            source=Source.RESPONSE, psp=self.psp.name, attempt=order.attempt, reason=_TOO_LATE
+        )
+
     @staticmethod
     def _is_outage(answer: AnyEvidence) -> bool:
-        """A refused connection is an outage; being throttled is the PSP at work."""
-        return isinstance(answer, NotExecuted) and answer.retry_after_us is None
+        """A refused connection is an outage; being throttled is the PSP at work, and being late is our fault."""
+        return isinstance(answer, NotExecuted) and answer.retry_after_us is None and answer.reason != _TOO_LATE
 
     async def _measured(
         self, effect: Effect, order: Order, source: Source, call: Callable[[], Awaitable[AnyEvidence]]

@@ -263,14 +263,14 @@ def not_found(order: Order, event: NotFound, ctx: Context) -> Outcome:
         return Ignored("a charge of another amount is known; a person decides")
     policy = ctx.policy
     # A resend may itself arrive a window late, so it must be safe then, too.
-    key_alive = ctx.now + policy.request_window_us < order.attempt_begun_at + policy.key_lifetime_us
+    key_alive = ctx.now + policy.arrives_within_us < order.attempt_begun_at + policy.key_lifetime_us
     if key_alive and order.sends <= policy.resends_max and not moves.is_unwanted(order):
         resent = moves.enter(order, State.EXECUTING, ctx, sends=order.sends + 1, last_sent_at=ctx.now)
         row = AttemptResent(attempt=order.attempt, sends=resent.sends, sent_at=ctx.now)
         return Decision(order=resent, effects=(Effect.SEND_TO_PSP,), records=(row,))
     if key_alive and policy.can_void:
         return Decision(order=order, effects=(Effect.VOID_AT_PSP,))
-    if event.asked_at > order.last_sent_at + policy.request_window_us:
+    if event.asked_at > order.last_sent_at + policy.arrives_within_us:
         return moves.retry_or_fail(
             order,
             event,

@@ -75,6 +75,9 @@ class PspPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """How long the PSP remembers an idempotency key. A resend after that could charge again (rule 5)."""
     request_window_us: int = 15 * MINUTE_US
     """How long a request may still arrive after it was sent, by the PSP's statement (rule 4)."""
+    send_within_us: int = MINUTE_US
+    """A request that has not left this long after it was recorded is not sent any more: the engine stood still,
+    and another one may have gone on without it. Longer than any queue of ours, or load would look like a pause."""
     can_void: bool = True
     """Whether the PSP can kill a key, seen or not, so that it never charges."""
     resends_max: int = 3
@@ -88,6 +91,11 @@ class PspPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     on_hard_decline: RetryPolicy = RetryPolicy(strategy=Strategy.CANCEL)
     on_not_executed: RetryPolicy = RetryPolicy(attempts_max=1000)
     """Nothing reached the issuer, so patience costs nothing: an hour of outage is sat out."""
+
+    @property
+    def arrives_within_us(self) -> int:
+        """How long after it was recorded a request may still arrive: it may leave late, and then travel long."""
+        return self.send_within_us + self.request_window_us
 
     def on_decline(self, decline_class: DeclineClass) -> RetryPolicy:
         """Return the retry policy for a decline of this class."""

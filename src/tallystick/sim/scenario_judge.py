@@ -138,6 +138,9 @@ def _total_differences(world: ScenarioWorld) -> Iterator[str]:
             yield f"{order_id} should never be recorded, and was"
     if world.engines != expect.engines:
         yield f"{expect.engines} engines should live, and {world.engines} did"
+    fenced = sum(1 for step in world.trace.steps if step.kind == "ended" and "Fenced" in str(step.payload))
+    if fenced != expect.fenced:
+        yield f"{expect.fenced} engines should end because another took over, and {fenced} did"
     taken = _totals(to_iso(one.amount, one.currency) for site in world.sites for one in site.model.truth())
     wallets = _totals(Money(row.available_minor, row.currency) for row in world.tables.wallets.values())
     wanted_in_wallets = expect.taken if expect.in_wallets is None else expect.in_wallets

@@ -72,7 +72,7 @@ class Script(Faults):
     ) -> None:
         super().__init__(tape, allowed=(), swarm=False)
         self.busy_until_us = 0
-        """Something that has struck goes on until then."""
+        """Something that the story tells goes on until then."""
         self.writing = ""
         """What the transaction that asks is about (`commit_words`)."""
         self._troubles: list[tuple[int, Trouble]] = [
@@ -89,6 +89,10 @@ class Script(Faults):
     def never_struck(self) -> list[Trouble]:
         """Return what should have gone wrong, and did not as often as the story says."""
         return [trouble for number, trouble in self._troubles if self._hits.get(number, 0) < (trouble.times or 1)]
+
+    def keep_going_until(self, at_us: int) -> None:
+        """Let the run not be over before then."""
+        self.busy_until_us = max(self.busy_until_us, at_us)
 
     def struck_at(self, trouble: Trouble) -> None:
         """Note that a trouble with a time of its own has come."""
@@ -116,7 +120,7 @@ class Script(Faults):
         self._last[trouble.what, where] = trouble
         self.struck[trouble.what] = self.struck.get(trouble.what, 0) + 1
         lasts_us = round(max(trouble.delay_s, 0.0) * SECOND_US)
-        self.busy_until_us = max(self.busy_until_us, self._clock.elapsed_us + lasts_us)
+        self.keep_going_until(self._clock.elapsed_us + lasts_us)
         if self.on_strike is not None:
             self.on_strike(trouble.what, where)
 

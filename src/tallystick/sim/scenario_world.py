@@ -36,6 +36,7 @@ S = TypeVar("S", bound=msgspec.Struct)
 _PAGE_LIFETIME_US = 30 * MINUTE_US
 _PATIENCE_S = 20.0
 _PAUSE_US = SECOND_US
+_AWAKE_US = 10 * SECOND_US
 _TRIES_MAX = 10_000
 """Clients and people of a story repeat what they want once a second for nearly three hours."""
 
@@ -64,7 +65,9 @@ class ScenarioWorld(World):
             self.people.start_person(person)
         for trouble in self.scenario.trouble:
             if trouble.what in TIMED and trouble.from_s is not None:
-                self.clock.call_at(round(trouble.from_s * SECOND_US), partial(self._strike, trouble))
+                at_us = round(trouble.from_s * SECOND_US)
+                self.script.keep_going_until(at_us)
+                self.clock.call_at(at_us, partial(self._strike, trouble))
 
     def _strike(self, trouble: Trouble) -> None:
         until_us = self.clock.elapsed_us + round((trouble.for_s or 0.0) * SECOND_US)
@@ -83,7 +86,7 @@ class ScenarioWorld(World):
             case "clock_jumps":
                 self.clock.set_wall_offset(round(trouble.delay_s * SECOND_US))
             case "crash":
-                self._crash_newest()
+                self.doors[-1][0].crash("when the story says")
             case _:
                 self._pause(until_us)
 
@@ -94,6 +97,8 @@ class ScenarioWorld(World):
         session.pause()
         self.spawn(self._keep_engine_running)
         self.clock.call_at(until_us, lambda: self._resume(session))
+        # What the first engine does when it wakes up is what the story is about.
+        self.script.keep_going_until(until_us + _AWAKE_US)
 
     def _settled(self) -> bool:
         return self.clock.elapsed_us >= self.script.busy_until_us and super()._settled()
