@@ -165,7 +165,7 @@ def _truth(view: View, changed: Collection[Key], shown: Collection[str]) -> Rend
     for name, payment in view.payments().items():
         if payment.merchant_reference in shown:
             row = Text(payment.status.value, styles.get(payment.status, "cyan"))
-            key = payment.key if len(payment.key) <= 16 else f"{payment.key[:12]}…"  # noqa: PLR2004
+            key = payment.key if len(payment.key) <= 16 else f"{payment.key[:12]}…"  # noqa: PLR2004  (shown short)
             new = Key("payment", name) in changed
             psp = name.partition(" ")[0] + (_STAR if new else "")
             cells = (psp, payment.merchant_reference, key, amount_of(payment), row)
@@ -178,7 +178,7 @@ def _truth(view: View, changed: Collection[Key], shown: Collection[str]) -> Rend
 def _ledger(view: View, changed: Collection[Key]) -> RenderableType:
     table = _table("account", "debited", "credited", "balance")
     for name, row in view.section("account").items():
-        if isinstance(row, tuple) and len(row) == 2:  # noqa: PLR2004
+        if isinstance(row, tuple) and len(row) == 2:  # noqa: PLR2004  (a row of two)
             debits, credits_, currency = int(str(row[0])), int(str(row[1])), name.rpartition(":")[2]
             cells = [str(Money(minor, currency)) for minor in (debits, credits_, debits - credits_)]
             new = Key("account", name) in changed
