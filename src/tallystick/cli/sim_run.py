@@ -13,17 +13,17 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 import tallystick
+from tallystick.cli.sim_stores import worlds_on
 from tallystick.engine.errors import CallerError, SetupError
-from tallystick.sim.campaign import Campaign, Diverged, MakeWorld, Plan, run_campaign
+from tallystick.sim.campaign import Campaign, Diverged, Plan, run_campaign
 from tallystick.sim.clock import SECOND_US
 from tallystick.sim.faults import BY_NAME, named
 from tallystick.sim.goals import GOALS
+from tallystick.sim.mutants.catalogue import find
 from tallystick.sim.options import RunOptions
 from tallystick.sim.tally_file import TallyFile, in_words, money_of
 from tallystick.sim.verdict import INVARIANTS
-from tallystick.sim.world import World
 
-_STORES = ("memory",)
 _FAILURES_SHOWN = 5
 """Files named per invariant; the rest is in the folder and in the JSON."""
 _SIDE_SHOWN = 400
@@ -50,7 +50,7 @@ def run_run(arguments: RunArguments) -> int:
     """Run a campaign and tell of it. Returns the exit code: 0 when everything held."""
     plan = _plan(arguments)
     console = Console(stderr=True)
-    with _maker(arguments.store) as make, _progress(console, plan) as on_progress:
+    with worlds_on(arguments.store) as make, _progress(console, plan) as on_progress:
         began = time.perf_counter()
         campaign = run_campaign(
             plan, jobs=arguments.jobs or os.cpu_count() or 1, make=make, on_progress=on_progress
@@ -74,13 +74,13 @@ def _plan(arguments: RunArguments) -> Plan:
         raise SetupError("--jobs must be 0, for one per core, or more")
     if not 0 <= arguments.rerun <= 1:
         raise SetupError("--rerun is a share from 0 to 1, such as 0.1")
-    if arguments.store not in _STORES:
-        raise SetupError(f"--store must be {' or '.join(_STORES)}, not {arguments.store!r}")
     names = tuple(name.strip() for name in arguments.faults.split(",") if name.strip()) or ("none",)
     try:
         named(names)
+        if arguments.mutant is not None:
+            find(arguments.mutant)
     except CallerError as error:
-        raise SetupError(f"--faults: {error.detail}") from error
+        raise SetupError(f"--{error.field}: {error.detail}") from error
     return Plan(
         first_seed=arguments.first_seed,
         seeds=arguments.seeds,
@@ -90,13 +90,6 @@ def _plan(arguments: RunArguments) -> Plan:
         store=arguments.store,
         rerun=arguments.rerun,
     )
-
-
-@contextmanager
-def _maker(store: str) -> Iterator[MakeWorld]:
-    """Return what makes the world of a run; for PostgreSQL, on a server that lives as long as the block."""
-    del store
-    yield World
 
 
 # --- while it runs ---------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 import msgspec
 
+STORES_AGREE = "stores_agree"
+
 INVARIANTS: dict[str, str] = {
     "no_double_charge": "a PSP takes the money for a payment order at most once",
     "no_lost_charge": "money that a PSP took is booked, or stands in an open mismatch",
@@ -25,6 +27,7 @@ INVARIANTS: dict[str, str] = {
     "no_refund_of_nothing": "a mismatch asks for a refund only of money that a PSP took beside the booked charge",
     "nothing_stuck": "once everything has healed, every order ends within the stated time",
     "engine_stays_up": "no fault that is not the engine's own ends or deadlocks the engine",
+    STORES_AGREE: "over a real database, it and the memory store answer the same and hold the same at the end",
 }
 """Every invariant by name, in words for a reader who knows nothing of the code."""
 
