@@ -6,13 +6,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from tallystick.cli.sim_stores import worlds_on
 from tallystick.engine.errors import SetupError
+from tallystick.sim.campaign import MakeWorld
 from tallystick.sim.shrink_words import tell_faults, tell_payments, tell_story, tell_verdicts
 from tallystick.sim.shrinker import Case, Shrinker
 from tallystick.sim.snapshots import Recording, record
 from tallystick.sim.tally_file import SUFFIX, TallyFile, in_words, read
 from tallystick.sim.tape import Tape
-from tallystick.sim.world import World
 
 
 def run_shrink(path: Path, *, out: Path | None, budget_s: float) -> None:
@@ -23,7 +24,7 @@ def run_shrink(path: Path, *, out: Path | None, budget_s: float) -> None:
     out = out or path.with_name(f"{path.name.removesuffix(SUFFIX)}-small{SUFFIX}")
     console, progress = Console(), Console(stderr=True)
     began = time.perf_counter()
-    with progress.status("replaying") as status:
+    with worlds_on(file.store) as make, progress.status("replaying") as status:
 
         def on_progress(stage: str, case: Case, runs: int) -> None:
             status.update(f"{stage}: {_size(*case.weight)} after {runs} runs")
@@ -32,17 +33,19 @@ def run_shrink(path: Path, *, out: Path | None, budget_s: float) -> None:
             file,
             elapsed_s=lambda: time.perf_counter() - began,
             budget_s=budget_s,
+            make=make,
             on_progress=on_progress,
         )
         before = shrinker.best.weight
         small = shrinker.shrink()
+        took_s = time.perf_counter() - began
+        recording = _recorded(small, make)
     small.write(out)
-    took_s = time.perf_counter() - began
     console.print(f"from {_size(*before)}", highlight=False)
     console.print(
         f"to   {_size(*shrinker.best.weight)}, in {shrinker.runs} runs and {took_s:.1f} s", highlight=False
     )
-    _tell(console, small, _recorded(small))
+    _tell(console, small, recording)
     console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
 
 
@@ -50,8 +53,8 @@ def run_replay(path: Path) -> int:
     """Run a file again. Returns 1 when an invariant still breaks, 0 when none does."""
     file = read(path)
     console = Console()
-    recording = _recorded(file)
-    result = recording.result
+    with worlds_on(file.store) as make:
+        result = _recorded(file, make).result
     if result.passed:
         console.print(f"[green]every invariant held[/green]; the file says {file.invariant}", highlight=False)
         return 0
@@ -61,10 +64,8 @@ def run_replay(path: Path) -> int:
     return 1
 
 
-def _recorded(file: TallyFile) -> Recording:
-    if file.store != "memory":
-        raise SetupError(f"the file was made with --store {file.store}; run its seed again with that store")
-    return record(World(file.options, Tape.replay(file.record)))
+def _recorded(file: TallyFile, make: MakeWorld) -> Recording:
+    return record(make(file.options, Tape.replay(file.record)))
 
 
 def _size(payments: int, strikes: int, deviations: int) -> str:

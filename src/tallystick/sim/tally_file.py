@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 
 import tallystick
-from tallystick.engine.errors import CallerError
+from tallystick.engine.errors import SetupError
 from tallystick.engine.money import Money
 from tallystick.sim.options import RunOptions
 from tallystick.sim.tape import Record, TapeDamaged, decode
@@ -21,7 +21,7 @@ FORMAT = 1
 SUFFIX = ".tally"
 
 
-class TallyFileUnreadable(CallerError):
+class TallyFileUnreadable(SetupError):
     """The file is missing, is no `.tally` file, or was written by a version that we do not know."""
 
 
@@ -77,22 +77,20 @@ class _Header(msgspec.Struct):
 
 def read(path: Path) -> TallyFile:
     """Read a file. Raises TallyFileUnreadable, with what is wrong."""
-    name = str(path)
     try:
         text = path.read_bytes()
     except OSError as error:
-        raise TallyFileUnreadable(name, f"cannot be read: {error.strerror}") from error
+        raise TallyFileUnreadable(f"{path} cannot be read: {error.strerror}") from error
     try:
         header = msgspec.json.decode(text, type=_Header)
         if header.tally != FORMAT:
             raise TallyFileUnreadable(
-                name,
-                f"is of format {header.tally} (Tallystick {header.version}); this version reads format {FORMAT}",
+                f"{path} is of format {header.tally} (Tallystick {header.version}); this version reads {FORMAT}"
             )
         file = msgspec.json.decode(text, type=TallyFile)
         decode(file.tape)
     except (msgspec.DecodeError, TapeDamaged, UnicodeDecodeError) as error:
-        raise TallyFileUnreadable(name, f"is no {SUFFIX} file: {error}") from error
+        raise TallyFileUnreadable(f"{path} is no {SUFFIX} file: {error}") from error
     return file
 
 
