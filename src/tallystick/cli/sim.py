@@ -66,6 +66,37 @@ def scenario(
     sys.exit(run_scenarios(name, json=json, show=show))
 
 
+@sim.command
+def mutants(
+    *,
+    names: Annotated[str, Parameter(help="Which, with commas; all by default.")] = "all",
+    trials: Annotated[int, Parameter(help="Searches per mutant, each from a seed of its own.")] = 5,
+    seeds_max: Annotated[int, Parameter(help="Seeds after which a search is given up.")] = 1_000,
+    first_seed: Annotated[int, Parameter(name="--from", help="The first seed of the first search.")] = 0,
+    orders: Annotated[int, Parameter(help="Payment orders per seed.")] = 20,
+    jobs: Annotated[
+        int, Parameter(help="Processes at work; the result does not depend on it. 0 means one per core.")
+    ] = 1,
+    json: Annotated[Path | None, Parameter(help="Write a row per mutant to this file.")] = None,
+) -> None:
+    """Switch every safeguard off, one at a time, and count the seeds until the auditor notices."""
+    from tallystick.cli.sim_mutants import MutantArguments, run_mutants
+
+    sys.exit(
+        run_mutants(
+            MutantArguments(
+                names=names,
+                trials=trials,
+                seeds_max=seeds_max,
+                first_seed=first_seed,
+                orders=orders,
+                jobs=jobs,
+                json=json,
+            )
+        )
+    )
+
+
 @sim.command(name="run")
 def sim_run(
     *,
@@ -141,3 +172,23 @@ def step(
 
     choice = RunChoice(file=file, seed=seed, scenario=scenario_name, mutant=mutant, orders=orders, faults=faults)
     sys.exit(run_step(choice, commands=commands))
+
+
+@sim.command
+def trace(
+    file: TallyFile = None,
+    /,
+    *,
+    html: Annotated[Path, Parameter(help="Where to write the page.")],
+    seed: Seed = None,
+    scenario_name: ScenarioName = None,
+    mutant: MutantName = None,
+    orders: OrderCount = 20,
+    faults: FaultNames = "all",
+) -> None:
+    """Write a run as one page for a browser: lanes, messages, faults, and belief beside truth at every moment."""
+    from tallystick.cli.sim_step import RunChoice
+    from tallystick.cli.sim_trace import run_trace
+
+    choice = RunChoice(file=file, seed=seed, scenario=scenario_name, mutant=mutant, orders=orders, faults=faults)
+    sys.exit(run_trace(choice, html=html))

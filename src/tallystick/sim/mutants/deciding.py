@@ -1,6 +1,7 @@
 """Mutants of decisions: what an order makes of evidence, of the clock, of a restart."""
 
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from msgspec.structs import replace
@@ -8,6 +9,7 @@ from msgspec.structs import replace
 from tallystick.engine import decisions as do
 from tallystick.engine import moves
 from tallystick.engine.events import (
+    CancelRequested,
     Charged,
     Declined,
     EngineRestarted,
@@ -301,6 +303,19 @@ def declines_not_counted() -> Iterator[None]:
 
 
 # --- evidence is taken for what it is not ----------------------------------------------------------------------
+
+
+@mutant(
+    rule="rule 3: UNKNOWN is left by evidence only",
+    caught_by="belief_equals_truth",
+)
+def cancelled_in_flight() -> Iterator[None]:
+    """Whoever asks to stop an order is believed to have stopped it, whatever is under way."""
+    states = (S.EXECUTING, S.AWAITING_BUYER, S.PENDING, S.UNKNOWN)
+    with ExitStack() as stack:
+        for state in states:
+            stack.enter_context(cells(state, CancelRequested, by=Move(do.cancel, (S.CANCELLED,))))
+        yield
 
 
 @mutant(

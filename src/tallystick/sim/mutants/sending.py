@@ -14,6 +14,7 @@ from tallystick.engine.records import AttemptBegun, AttemptResent, AttemptResolv
 from tallystick.sim import memory_writes
 from tallystick.sim.memory_tables import Tables
 from tallystick.sim.mutants.frame import Mutant, mutant, replaced
+from tallystick.sim.outsiders import Outsiders
 from tallystick.sim.psp.model import SimulatedPsp
 from tallystick.sim.psp.records import Payment, Status
 
@@ -97,6 +98,16 @@ def sent_before_commit() -> Iterator[None]:
         original_call(self, effect)
 
     with replaced(OrderActor, "_intent", intent), replaced(OrderActor, "_call_psp", call):
+        yield
+
+
+@mutant(
+    rule="standards: webhooks are signed",
+    caught_by="belief_equals_truth",
+)
+def forged_webhook_believed() -> Iterator[None]:
+    """A webhook's signature is not checked."""
+    with replaced(Outsiders, "admits", lambda *_, **__: True):
         yield
 
 
