@@ -14,6 +14,9 @@ from tallystick.engine.errors import SetupError
 from tallystick.sim.mutants.catalogue import MUTANTS, UnknownMutant, find
 from tallystick.sim.mutants.power import Row, Trial, measure
 
+_WIDTH = 132
+"""Names are not wrapped: a table in a file is searched by name."""
+
 
 class MutantArguments(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for on the command line."""
@@ -60,7 +63,8 @@ def run_mutants(arguments: MutantArguments) -> int:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         report = summary(rows, arguments, wall_s=wall_s)
         arguments.json.write_bytes(msgspec.json.format(msgspec.json.encode(report), indent=2) + b"\n")
-    _tell(Console(), rows)
+    console = Console()
+    _tell(Console(width=max(console.width, _WIDTH)), rows)
     return int(any(row.survives and row.survives_because is None for row in rows))
 
 
@@ -93,23 +97,28 @@ def summary(rows: list[Row], arguments: MutantArguments, *, wall_s: float) -> di
     }
 
 
+def _count(seeds: float | None) -> str:
+    return "-" if seeds is None else f"{seeds:g}"
+
+
 def _tell(console: Console, rows: list[Row]) -> None:
     table = Table(title="Safeguards switched off, one at a time", title_justify="left")
-    table.add_column("mutant", overflow="fold")
-    table.add_column("broken first", overflow="fold")
-    table.add_column("named by", overflow="fold")
+    table.add_column("mutant", no_wrap=True)
+    table.add_column("named by", no_wrap=True)
     table.add_column("killed", justify="right")
     table.add_column("median seeds", justify="right")
     table.add_column("worst", justify="right")
+    table.add_column("seen first", no_wrap=True)
+    table.add_column("after", justify="right")
     for row in rows:
-        first = next(iter(row.first_broken), "nothing")
         table.add_row(
             row.mutant,
-            first,
-            f"{row.invariant} ({row.named}/{row.trials})",
+            row.invariant,
             f"{row.killed}/{row.trials}",
-            "-" if row.median_seeds is None else f"{row.median_seeds:g}",
-            "-" if row.worst_seeds is None else str(row.worst_seeds),
+            _count(row.median_seeds),
+            _count(row.worst_seeds),
+            next(iter(row.first_broken), "nothing"),
+            _count(row.median_seeds_to_failure),
             style="yellow" if row.survives else None,
         )
     console.print(table)

@@ -70,6 +70,7 @@ _TIGHT = msgspec.structs.replace(
     _SETTINGS,
     live_orders_max=6,
     accept_queue_max=2,
+    writer_queue_max=2,
     order_mailbox_max=1,
     batch_rows_max=2,
     gateway=GatewaySettings(call_timeout_s=30.0, concurrency_max=2, breaker_failures=3),

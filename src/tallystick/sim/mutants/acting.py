@@ -71,14 +71,15 @@ def acknowledged_before_commit() -> Iterator[None]:
 def dedupe_before_commit() -> Iterator[None]:
     """A repeated checkout is recognised by memory, before the first one is recorded."""
     original = Engine.submit
-    seen: dict[tuple[str, str], Receipt] = {}
+    seen: dict[tuple[str, bytes], Receipt] = {}
 
     async def submit(self: Engine, event: PaymentEvent, *, claim: IdempotencyClaim | None = None) -> Receipt:
-        key = self.id, event.checkout_id
+        intent = admit(event, now=self.clock.now(), claim=claim)
+        key = self.id, intent.content_hash
         if key in seen:
             await trio.lowlevel.checkpoint()
             return replace(seen[key], new=False)
-        seen[key] = _receipt(admit(event, now=self.clock.now(), claim=claim), new=True)
+        seen[key] = _receipt(intent, new=True)
         return await original(self, event, claim=claim)
 
     with replaced(Engine, "submit", submit):

@@ -127,6 +127,12 @@ def window_not_waited_out() -> Iterator[None]:
 @mutant(
     rule="rule 4",
     caught_by="belief_equals_truth",
+    faults=(
+        "client_cancels",
+        "question_lost",
+        "buyer_late",
+        "webhook_lost",
+    ),
 )
 def unanswered_void_believed() -> Iterator[None]:
     """A void that got no answer is taken as done."""
@@ -190,6 +196,11 @@ def failover_on_unknown() -> Iterator[None]:
 @mutant(
     rule="rule 5",
     caught_by="no_double_charge",
+    faults=(
+        "key_forgotten",
+        "response_lost",
+        "inquiry_stale",
+    ),
 )
 def resend_past_key_lifetime() -> Iterator[None]:
     """An attempt is sent again under its key although the PSP may have forgotten the key."""

@@ -28,13 +28,19 @@ class Mutant(msgspec.Struct, frozen=True, kw_only=True):
     """Where the design demands the safeguard."""
     caught_by: str
     """The invariant that names the harm."""
+    faults: tuple[str, ...] = ("all",)
+    """Which faults make it matter soon; all of them, a random half at a time, where nothing is said."""
     survives_because: str | None = None
     """Why no run can tell, for a safeguard that stands behind another one; None where a run can."""
     off: Off
 
 
 def mutant(
-    *, rule: str, caught_by: str, survives_because: str | None = None
+    *,
+    rule: str,
+    caught_by: str,
+    faults: tuple[str, ...] = ("all",),
+    survives_because: str | None = None,
 ) -> Callable[[Callable[[], Iterator[None]]], Mutant]:
     """Return a decorator that makes a mutant of a generator function, which yields while the safeguard is off.
 
@@ -47,6 +53,7 @@ def mutant(
             about=off.__doc__ or "",
             rule=rule,
             caught_by=caught_by,
+            faults=faults,
             survives_because=survives_because,
             off=contextmanager(off),
         )

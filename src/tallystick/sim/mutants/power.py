@@ -1,7 +1,8 @@
 """How strong is the auditor? Each mutant is run on seed after seed until a run fails, several times over.
 
-A mutant is killed by name when the invariant that names its harm is among those that the failing run broke. The
-number of seeds that it took is what a reader wants to know: a safeguard that goes missing is seen after so many.
+A mutant is killed by name when a run breaks the invariant that names its harm. A run that breaks only others does
+not end the search. The number of seeds that it took is what a reader wants to know: a safeguard that goes missing
+is seen after so many.
 """
 
 from collections import Counter
@@ -20,24 +21,21 @@ from tallystick.sim.world import World
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One search for a run that fails, from a starting seed of its own."""
+    """One search for a run that breaks the invariant by which a mutant is named, from a starting seed of its own."""
 
     mutant: str
     first_seed: int
-    seeds: int
-    """How many were run, the failing one included."""
-    broken: tuple[str, ...]
-    """The invariants that the failing run broke, first one first; empty when no run failed."""
+    seeds_to_failure: int | None
+    """How many were run until one failed, that one included."""
+    first_broken: str | None
+    """The invariant that the first failing run broke first."""
+    seeds: int | None
+    """How many were run until one broke the invariant that names the mutant, that one included."""
 
     @property
-    def killed(self) -> bool:
-        """Say whether a run failed."""
-        return bool(self.broken)
-
-    @property
-    def failing_seed(self) -> int:
-        """Return the seed of the run that failed."""
-        return self.first_seed + self.seeds - 1
+    def killing_seed(self) -> int | None:
+        """Return the seed of the run that broke the invariant that names the mutant."""
+        return None if self.seeds is None else self.first_seed + self.seeds - 1
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,48 +47,64 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     invariant: str
     """The invariant that names it."""
     trials: int
+    faults: tuple[str, ...]
     killed: int
-    named: int
-    """In how many trials the invariant that names it was broken, too."""
-    first_broken: dict[str, int]
-    """Which invariant was broken first, and in how many trials."""
+    """In how many trials a run broke that invariant."""
     median_seeds: float | None
+    """How many seeds that took."""
     worst_seeds: int | None
-    failing_seeds: tuple[int, ...]
+    first_broken: dict[str, int]
+    """Which invariant the first failing run broke first, and in how many trials."""
+    median_seeds_to_failure: float | None
+    worst_seeds_to_failure: int | None
+    killing_seeds: tuple[int, ...]
     survives_because: str | None
 
     @property
     def survives(self) -> bool:
-        """Say whether a trial ended without a failing run, or none of them broke the invariant that names it."""
-        return self.killed < self.trials or self.named == 0
+        """Say whether a trial ended without a run that broke the invariant."""
+        return self.killed < self.trials
 
 
-def seek(mutant: str, *, first_seed: int, seeds_max: int, orders: int) -> Trial:
-    """Run a mutant on seed after seed until a run fails."""
+def options_of(mutant: Mutant, *, seed: int, orders: int = 20) -> RunOptions:
+    """Return the options of one run of a mutant."""
+    everything = mutant.faults == ("all",)
+    return RunOptions(seed=seed, orders=orders, faults=mutant.faults, swarm=everything, mutant=mutant.name)
+
+
+def seek(name: str, *, first_seed: int, seeds_max: int, orders: int) -> Trial:
+    """Run a mutant on seed after seed until a run breaks the invariant that names it. Raises UnknownMutant."""
+    mutant = find(name)
+    trial = Trial(mutant=name, first_seed=first_seed, seeds_to_failure=None, first_broken=None, seeds=None)
     for number in range(seeds_max):
-        result = World(RunOptions(seed=first_seed + number, orders=orders, mutant=mutant)).run()
-        if not result.passed:
-            broken = tuple(dict.fromkeys(verdict.invariant for verdict in result.verdicts))
-            return Trial(mutant=mutant, first_seed=first_seed, seeds=number + 1, broken=broken)
-    return Trial(mutant=mutant, first_seed=first_seed, seeds=seeds_max, broken=())
+        result = World(options_of(mutant, seed=first_seed + number, orders=orders)).run()
+        if result.verdicts and trial.first_broken is None:
+            first = result.verdicts[0].invariant
+            trial = msgspec.structs.replace(trial, seeds_to_failure=number + 1, first_broken=first)
+        if any(verdict.invariant == mutant.caught_by for verdict in result.verdicts):
+            return msgspec.structs.replace(trial, seeds=number + 1)
+    return trial
 
 
 def sum_up(mutant: Mutant, trials: Sequence[Trial]) -> Row:
     """Return the row of one mutant."""
-    killed = [trial for trial in trials if trial.killed]
-    counts = [trial.seeds for trial in killed]
+    counts = [trial.seeds for trial in trials if trial.seeds is not None]
+    to_failure = [trial.seeds_to_failure for trial in trials if trial.seeds_to_failure is not None]
+    first = [trial.first_broken for trial in trials if trial.first_broken is not None]
     return Row(
         mutant=mutant.name,
         about=mutant.about,
         rule=mutant.rule,
         invariant=mutant.caught_by,
         trials=len(trials),
-        killed=len(killed),
-        named=sum(1 for trial in killed if mutant.caught_by in trial.broken),
-        first_broken=dict(Counter(trial.broken[0] for trial in killed).most_common()),
+        faults=mutant.faults,
+        killed=len(counts),
         median_seeds=median(counts) if counts else None,
         worst_seeds=max(counts, default=None),
-        failing_seeds=tuple(trial.failing_seed for trial in killed),
+        first_broken=dict(Counter(first).most_common()),
+        median_seeds_to_failure=median(to_failure) if to_failure else None,
+        worst_seeds_to_failure=max(to_failure, default=None),
+        killing_seeds=tuple(trial.killing_seed for trial in trials if trial.killing_seed is not None),
         survives_because=mutant.survives_because,
     )
 

@@ -114,13 +114,15 @@ def forged_webhook_believed() -> Iterator[None]:
 @mutant(
     rule="DESIGN 7: PSP gateways",
     caught_by="nothing_stuck",
+    faults=("psp_down", "tight_mailboxes"),
 )
-def breaker_never_closes() -> Iterator[None]:
-    """An open circuit does not close after a trial call that went well."""
+def breaker_trial_never_ends() -> Iterator[None]:
+    """After a trial call that failed, an open circuit lets no other one through."""
     original = Breaker.note
 
     def note(self: Breaker, *, good: bool, now: float) -> None:
-        original(self, good=good and not self.is_open, now=now)
+        original(self, good=good, now=now)
+        self._trial = self.is_open and not good
 
     with replaced(Breaker, "note", note):
         yield

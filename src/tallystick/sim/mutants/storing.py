@@ -178,6 +178,10 @@ def flag_before_posting() -> Iterator[None]:
 @mutant(
     rule="DESIGN 7: every receiver gets every event",
     caught_by="every_ending_announced",
+    faults=(
+        "crash_at_commit",
+        "crash_any_time",
+    ),
 )
 def events_outside_the_commit() -> Iterator[None]:
     """Business events are put into the outbox after the commit that they tell of, not in it."""
@@ -284,7 +288,8 @@ def _recovery_skips(state: State, moment: str) -> Mutant:
 
     off.__name__ = f"recovery_skips_{state.value.lower()}"
     off.__doc__ = f"After a crash, nobody looks for orders that {moment}."
-    return mutant(rule="rule 9", caught_by="nothing_stuck")(off)
+    faults = ("crash_at_commit", "crash_at_call", "crash_any_time")
+    return mutant(rule="rule 9", caught_by="nothing_stuck", faults=faults)(off)
 
 
 def _scheduler_skips(state: State, moment: str) -> Mutant:
