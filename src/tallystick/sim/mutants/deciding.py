@@ -196,11 +196,7 @@ def failover_on_unknown() -> Iterator[None]:
 @mutant(
     rule="rule 5",
     caught_by="no_double_charge",
-    faults=(
-        "key_forgotten",
-        "response_lost",
-        "inquiry_stale",
-    ),
+    faults=("key_forgotten", "request_delayed"),
 )
 def resend_past_key_lifetime() -> Iterator[None]:
     """An attempt is sent again under its key although the PSP may have forgotten the key."""

@@ -21,7 +21,7 @@ from tallystick.sim.world import World
 
 
 class Trial(msgspec.Struct, frozen=True, kw_only=True):
-    """One search for a run that breaks the invariant by which a mutant is named, from a starting seed of its own."""
+    """One search for a run that breaks the invariant that names a mutant, from a starting seed of its own."""
 
     mutant: str
     first_seed: int

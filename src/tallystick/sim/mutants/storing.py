@@ -288,7 +288,8 @@ def _recovery_skips(state: State, moment: str) -> Mutant:
 
     off.__name__ = f"recovery_skips_{state.value.lower()}"
     off.__doc__ = f"After a crash, nobody looks for orders that {moment}."
-    faults = ("crash_at_commit", "crash_at_call", "crash_any_time")
+    # A webhook that comes in after the crash would wake the order, too.
+    faults = ("crash_at_commit", "crash_at_call", "crash_any_time", "webhook_lost", "webhook_early")
     return mutant(rule="rule 9", caught_by="nothing_stuck", faults=faults)(off)
 
 
