@@ -20,6 +20,7 @@ from tallystick.sim.trace import Step
 
 _BESIDE_MAX = 6
 """What the world does in one breath is at most this many steps: a payment, its webhooks, their faults."""
+_ASKED_FOR = frozenset({"ReviewApproved", "ReviewRejected", "CancelRequested", "RetryRequested"})
 _WRITES = ("accept", "apply", "post", "credit")
 
 
@@ -99,6 +100,8 @@ class _Linker:
         self._webhooks: dict[tuple[str, str, int], int] = {}
         self._lives: dict[str, int] = {}
         """Latest step about each engine."""
+        self._asked: dict[str, int] = {}
+        """Latest step at which somebody asked for something about an order."""
         self._about: dict[str, int] = {}
         """Latest payment at any PSP for an order."""
         self._linkers: dict[str, Callable[[int, Step], list[int | None]]] = {
@@ -155,6 +158,8 @@ class _Linker:
             link = self._client
         if link is not None:
             return link(number, step)
+        # What is left are people: what one asks for about an order is why the order is moved.
+        self._asked |= dict.fromkeys(self._told[number].orders, number)
         return [self._about.get(order_id) for order_id in self._told[number].orders]
 
     def _life(self, number: int, step: Step) -> list[int | None]:
@@ -244,6 +249,8 @@ class _Linker:
         decided = self._decided.get(order_id)
         if event == "EngineRestarted":
             return max(self._lives.values(), default=None)
+        if event in _ASKED_FOR:
+            return self._asked.get(order_id, decided)
         return found if found is not None else decided
 
     def _commit(self, number: int, step: Step) -> list[int | None]:
@@ -305,6 +312,8 @@ class _Linker:
             self._submits[checkout_id] = number
             self._submits[step.actor] = number
             return []
+        if step.kind == "cancel":
+            self._asked[str(step.payload)] = number
         accepted, submit = self._accepted.get(checkout_id), self._submits.get(step.actor)
         if step.kind == "receipt" and accepted is not None:
             self._arrow("client", accepted, number, self._told[number].orders)

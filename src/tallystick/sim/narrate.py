@@ -18,6 +18,7 @@ from tallystick.sim.faults import BY_NAME, Site
 from tallystick.sim.network import Arrival, Heard, Request
 from tallystick.sim.psp.model import Payment, Status
 from tallystick.sim.psp.units import to_iso
+from tallystick.sim.scenario import ONLY_HERE
 from tallystick.sim.snapshots import Recording
 from tallystick.sim.trace import Step
 
@@ -43,7 +44,19 @@ _LIVES = {
 }
 # Drawn before the first step, these say what kind of run this is; they strike at a time of their own.
 _STRIKING_NOW = frozenset({Site.CHARGE, Site.QUESTION, Site.WEBHOOK, Site.BUYER, Site.CLIENT})
-_PEOPLE = ("buyer", "reviewer", "person")
+PEOPLE = ("buyer", "reviewer", "person", "support")
+_DEEDS = {
+    "pay": "pays on the PSP's page",
+    "decline": "refuses on the PSP's page",
+    "buyer_abandons": "leaves the PSP's page without a word",
+    "ReviewApproved": "lets the order pass",
+    "ReviewRejected": "refuses the order",
+    "retry": "asks for one more attempt",
+    "retries": "asks for one more attempt",
+    "cancels": "asks to stop the order",
+    "reads_settlement_file": "reads the PSP's settlement file",
+    "is refused": "is told that it cannot be",
+}
 
 
 class Told(msgspec.Struct, frozen=True):
@@ -134,7 +147,7 @@ class _Narrator:
             return self._life(step)
         if step.actor.startswith("client-"):
             return self._client(step)
-        if step.actor.startswith(_PEOPLE):
+        if step.actor.startswith(PEOPLE):
             return self._person(step)
         return self._other(step)
 
@@ -210,6 +223,9 @@ class _Narrator:
 
     def _delivered(self, step: Step) -> Told:
         order_id, event = _pair(step.payload)
+        if step.kind == "refused":
+            text = "A webhook comes in that no PSP has signed; it is refused."
+            return Told(f"order:{event}", (str(event),), text, "fault")
         who = getattr(event, "psp", "somebody")
         what = evidence(event) if isinstance(event, Event) else step.kind
         return Told(f"order:{order_id}", (str(order_id),), f"A webhook of {who} comes in: {what}.", "plain")
@@ -226,6 +242,7 @@ class _Narrator:
             "receipt": f"Client {number} is told that its checkout is accepted"
             f"{'' if getattr(step.payload, 'new', True) else ', as it was before'}.",
             "refused": f"Client {number} gets no receipt ({step.payload}), and will send it again.",
+            "cancel": f"Client {number} asks to stop {step.payload}.",
             "conflict": f"Client {number} is told that this id came before with other content.",
             "client_leaves": f"Client {number} has left without waiting for the answer.",
             "disconnects": f"Client {number} has left without waiting for the answer.",
@@ -234,17 +251,11 @@ class _Narrator:
         return Told(step.actor, orders, text, "lost" if step.kind == "refused" else "plain")
 
     def _person(self, step: Step) -> Told:
-        lane = next(one for one in _PEOPLE if step.actor.startswith(one))
+        lane = next(one for one in PEOPLE if step.actor.startswith(one))
         about = step.actor.partition(" of ")[2] or str(step.payload or "")
         known = about in self._recording.tables.orders
-        deeds = {
-            "pay": "pays on the PSP's page",
-            "decline": "refuses on the PSP's page",
-            "buyer_abandons": "leaves the PSP's page without a word",
-            "ReviewApproved": "lets the order pass",
-            "ReviewRejected": "refuses the order",
-        }
-        text = f"The {lane} {deeds.get(step.kind, step.kind)}: {about}."
+        who = "Somebody from support" if lane == "support" else f"The {lane}"
+        text = f"{who} {_DEEDS.get(step.kind, step.kind)}: {about}."
         return Told(lane, (about,) if known else (), text, "plain")
 
     def _fault(self, step: Step) -> Told:
@@ -255,7 +266,7 @@ class _Narrator:
         lane = f"order:{place}" if orders else self._place(place)
         if fault is not None and fault.site is Site.CLIENT and place.startswith("client-"):
             orders = self._recording.orders_of(f"checkout-{place.removeprefix('client-')}")
-        about = fault.about if fault is not None else name.replace("_", " ")
+        about = fault.about if fault is not None else ONLY_HERE.get(name, name)
         if step.at_us == 0 and fault is not None and fault.site not in _STRIKING_NOW:
             return Told(lane, orders, f"This run has {name}{f' ({where})' if where else ''}: {about}.", "quiet")
         return Told(lane, orders, f"Fault {name}{f' ({where})' if where else ''}: {about}.", "fault")
