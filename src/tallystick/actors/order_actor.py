@@ -17,7 +17,7 @@ from tallystick.actors.gateway import Gateway
 from tallystick.actors.mailbox import Delivery, Mailbox, Reply
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.writer import BatchWriter
-from tallystick.engine.errors import IllegalState, MoveRefused
+from tallystick.engine.errors import IllegalState, MoveRefused, TallystickError
 from tallystick.engine.events import AnyEvent, LedgerPosted, WalletCredited
 from tallystick.engine.intents import Superseded, Transition, TransitionOutcome
 from tallystick.engine.order import Order
@@ -31,6 +31,10 @@ _PSP_EFFECTS = frozenset({Effect.SEND_TO_PSP, Effect.INQUIRE_AT_PSP, Effect.VOID
 _SUPERSEDED_MAX = 20
 
 _encode = msgspec.json.Encoder().encode
+
+
+class RiskCheckFailed(TallystickError):
+    """The risk check, which is somebody else's, gave no verdict. The order waits, unsent, and is checked again."""
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -168,7 +172,7 @@ class OrderActor:
         around = self._around
         match effect:
             case Effect.CHECK_RISK:
-                return await around.risk.assess(self.order)
+                return await self._assess()
             case Effect.POST_TO_LEDGER:
                 await around.books.post_capture(self.order, at=around.clock.now())
                 return LedgerPosted()
@@ -177,6 +181,12 @@ class OrderActor:
                 return WalletCredited()
             case _:
                 raise IllegalState(f"nobody carries out {effect}")
+
+    async def _assess(self) -> AnyEvent:
+        try:
+            return await self._around.risk.assess(self.order)
+        except Exception as error:
+            raise RiskCheckFailed(repr(error)) from error
 
     def _call_psp(self, effect: Effect) -> None:
         order = self.order

@@ -14,7 +14,7 @@ import trio
 
 from tallystick.actors.mailbox import Reply
 from tallystick.actors.metrics import Metrics
-from tallystick.actors.order_actor import Asked, OrderActor, OrderMessage, Surroundings
+from tallystick.actors.order_actor import Asked, OrderActor, OrderMessage, RiskCheckFailed, Surroundings
 from tallystick.actors.supervisor import NOT_SURVIVABLE, CrashCount, RestartLimit, RestartsExhausted
 from tallystick.actors.writer import BatchWriter
 from tallystick.engine.errors import NotFoundError, Overloaded, StoreError, traceback_of
@@ -224,16 +224,17 @@ class Orders:
     def _crashed(self, payment_order_id: str, crashes: CrashCount, error: Exception) -> float | None:
         now = self._clock.now()
         self._metrics.restarts.labels("order").inc()
-        expected = isinstance(error, StoreError)
+        from_outside = isinstance(error, StoreError | RiskCheckFailed)
         wait_s = crashes.wait_s(now)
         log.error(
             "order_actor_crashed",
             payment_order_id=payment_order_id,
             restart_in_s=wait_s,
             error=repr(error),
-            traceback=None if expected else traceback_of(error),
+            traceback=None if isinstance(error, StoreError) else traceback_of(error),
         )
-        if self._crashes.wait_s(now) is None:
+        # What others break, for however many orders at once, is no sign that this engine is broken.
+        if not from_outside and self._crashes.wait_s(now) is None:
             raise RestartsExhausted("order actors crash too often") from error
         return wait_s
 

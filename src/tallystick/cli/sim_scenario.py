@@ -4,14 +4,13 @@ from pathlib import Path
 from textwrap import wrap
 
 import msgspec
-from rich.console import Console
-from rich.table import Table
 
 from tallystick import __version__
+from tallystick.sim.narrate import narrate, seconds
 from tallystick.sim.scenario import Scenario, load, names
 from tallystick.sim.scenario_judge import ScenarioReport, judge, story_of
-from tallystick.sim.scenario_words import trace_in_words
 from tallystick.sim.scenario_world import ScenarioWorld
+from tallystick.sim.snapshots import record
 
 _WIDTH = 100
 
@@ -42,23 +41,23 @@ def run_scenarios(name: str, *, json: Path | None, show: bool) -> int:
 
 
 def _list() -> None:
-    table = Table("name", "what happens", "from", box=None, pad_edge=False)
-    for name in names():
-        scenario = load(name)
-        table.add_row(name, scenario.title, scenario.came_from)
-    Console(highlight=False).print(table)
+    found = names()
+    width = max(map(len, found), default=0)
+    for name in found:
+        print(f"{name:<{width}}  {load(name).title}")
 
 
 def _play(scenario: Scenario, *, at_length: bool, show: bool) -> ScenarioReport:
     world = ScenarioWorld(scenario)
-    report = judge(world, world.run())
+    recording = record(world) if show else None
+    report = judge(world, world.run() if recording is None else recording.result)
     print(f"{'ok    ' if report.passed else 'FAILED'}  {scenario.name}: {scenario.title}")
     if at_length or show or not report.passed:
         _tell(scenario, report)
-    if show:
-        print("\nStep by step:")
-        for line in trace_in_words(world.trace):
-            print(line)
+    if recording is not None:
+        print("Step by step:")
+        for step, told in zip(recording.steps, narrate(recording), strict=True):
+            print(f"{seconds(step.at_us):>16}  {'!! ' if told.tone == 'fault' else ''}{told.text}")
         for order_id in world.tables.orders:
             print(f"\nWhy {order_id} is where it is:")
             print("\n".join(f"  {line}" for line in story_of(world, order_id)))

@@ -170,6 +170,8 @@ class Expectation(_Part, frozen=True, kw_only=True):
     """How many engine processes lived."""
     fenced: int = 0
     """How many of them ended because another had taken over their orders."""
+    never_logged: tuple[str, ...] = ()
+    """Log lines of the engine that must not appear, by their event's name."""
     never_stored: tuple[str, ...] = ()
     """Payment orders that must not exist."""
 

@@ -138,6 +138,10 @@ def _total_differences(world: ScenarioWorld) -> Iterator[str]:
             yield f"{order_id} should never be recorded, and was"
     if world.engines != expect.engines:
         yield f"{expect.engines} engines should live, and {world.engines} did"
+    logged = {step.kind for step in world.trace.steps if step.actor == "log"}
+    for event in expect.never_logged:
+        if event in logged:
+            yield f"the engine should never log {event}, and did"
     fenced = sum(1 for step in world.trace.steps if step.kind == "ended" and "Fenced" in str(step.payload))
     if fenced != expect.fenced:
         yield f"{expect.fenced} engines should end because another took over, and {fenced} did"

@@ -19,12 +19,15 @@ _IN_SECONDS = frozenset({"psp_429", "webhook_late", "webhook_twice", "buyer_late
 _ON_THE_TAPE = frozenset({"buyer_declines", "risk_flags", "risk_refuses", "psp_cannot_void"})
 # A store's writers in the words of a story.
 _WRITERS = {"post": "ledger", "credit": "wallet"}
+# Of the world's pauses before a process that has died is started again.
+_RESTART_IN_ONE_SECOND = 1
+_RESTARTS_MAX = 1_000
 _REVIEWERS = ("approves", "rejects", "nothing")
 
 
 def tape_of(scenario: Scenario) -> Tape:
     """Return the tape of a story: everything benign, but for what people in it decide."""
-    edits: Edits = {}
+    edits: Edits = {"crash/restarts": dict.fromkeys(range(_RESTARTS_MAX), _RESTART_IN_ONE_SECOND)}
     for trouble in scenario.trouble:
         match trouble.what:
             case "risk_flags":
