@@ -43,9 +43,10 @@ def _believed_dead(order: Order, event: Evidence, ctx: Context) -> Outcome:
     """Treat the current attempt as one that certainly did not charge."""
     if moves.is_about_another(order, event):
         return Ignored("about another attempt")
-    count = moves.attempts_without_answer(order)
     policy = ctx.policy.on_not_executed
-    return moves.retry_or_fail(order, event, ctx, policy=policy, count=count, code="mutant", retry_after_us=None)
+    return moves.retry_or_fail(
+        order, event, ctx, policy=policy, count=order.attempt, code="believed_dead", retry_after_us=None
+    )
 
 
 # --- what is not certain is taken as certain -------------------------------------------------------------------

@@ -26,6 +26,7 @@ from tallystick.sim import memory_reads, memory_writes
 from tallystick.sim.memory_store import MemoryStore
 from tallystick.sim.memory_tables import Commit, Tables
 from tallystick.sim.mutants.frame import Mutant, mutant, replaced
+from tallystick.storage.queries import queries
 
 # --- keys of postings and of checkouts -------------------------------------------------------------------------
 
@@ -152,6 +153,23 @@ def epoch_not_raised() -> Iterator[None]:
 
     with replaced(MemoryStore, "claim_partitions", claim):
         yield
+
+
+@mutant(
+    rule="STYLE 14: rows are locked in sorted order",
+    caught_by="nothing_stuck",
+    survives_because="the memory store has no locks; on PostgreSQL a test counts the deadlocks that it leads to",
+)
+def lock_order_dropped() -> Iterator[None]:
+    """Each connection locks the orders of a batch in an order of its own."""
+    statements = queries("apply")
+    sorted_lock = statements["lock_orders"]
+    own_order = "order by md5(payment_order_id || pg_backend_pid()::text)"
+    statements["lock_orders"] = sorted_lock.replace("order by payment_order_id", own_order)
+    try:
+        yield
+    finally:
+        statements["lock_orders"] = sorted_lock
 
 
 # --- what belongs in one commit --------------------------------------------------------------------------------
