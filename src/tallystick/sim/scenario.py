@@ -30,7 +30,6 @@ SELLERS: dict[str, str] = {
 
 ONLY_HERE: dict[str, str] = {
     "crash": "the process dies at a given time",
-    "psp_takes_other_amount": "the PSP takes another amount than it was asked for",
     "psp_cannot_void": "the PSP has no way to void a request that it has not seen",
     "buyer_declines": "the buyer refuses on the PSP's page",
     "risk_flags": "the risk check wants a person to decide",
@@ -43,7 +42,7 @@ TIMED = frozenset({"crash", "psp_down", "psp_breaks", "store_down", "clock_jumps
 
 UNSUITED = frozenset(
     {"client_repeats", "client_double_click", "client_leaves", "client_reuses_id", "client_cancels"}
-    | {"person_retries", "psp_other_amount", "crash_any_time", "key_forgotten", "tight_mailboxes", "actor_starved"}
+    | {"person_retries", "crash_any_time", "key_forgotten", "tight_mailboxes", "actor_starved"}
 )
 """Fault classes that a scenario says in another way: clicks of a checkout, and the tables `psp` and `engine`."""
 
@@ -117,7 +116,6 @@ class Trouble(_Part, frozen=True, kw_only=True):
     """How late, how long after, how stale; for clock_jumps how far off."""
     arrives: bool = False
     """Of a question or a page of events whose answer is lost: whether it arrived."""
-    amount: str | None = None
     person: str = "approves"
     """What the reviewer does whom risk_flags calls: approves, rejects, nothing."""
 
@@ -248,7 +246,6 @@ _NEEDS_OF_THEIR_OWN: Mapping[str, tuple[str, ...]] = {
     "crash_at_commit": ("of",),
     "crash_at_call": ("order",),
     "message_late": ("of",),
-    "psp_takes_other_amount": ("order", "amount"),
     "psp_cannot_void": (),
     "buyer_declines": ("order",),
     "risk_flags": ("order",),

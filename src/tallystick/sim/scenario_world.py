@@ -4,7 +4,7 @@ Rhythms and windows are those of production: what the PSP promises is the defaul
 is an hour of virtual time.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any, TypeVar
 
@@ -14,7 +14,6 @@ import trio
 from tallystick.engine.doors import CardInfo, PaymentEvent, PaymentOrderRequest
 from tallystick.engine.errors import CallerError, ContentConflict, MoveRefused, Overloaded, StoreError
 from tallystick.engine.events import AnyEvent, CancelRequested, Charged, RetryRequested, Source
-from tallystick.engine.money import Money
 from tallystick.engine.retry import MINUTE_US, PspPolicy
 from tallystick.sim.clock import SECOND_US
 from tallystick.sim.faulty_store import Call, FaultyStore, at_once
@@ -22,8 +21,8 @@ from tallystick.sim.memory_store import MemoryStore
 from tallystick.sim.network import PspSite
 from tallystick.sim.options import RunOptions
 from tallystick.sim.outsiders import Outsiders
-from tallystick.sim.psp.model import Reply, SimulatedPsp, Status
-from tallystick.sim.psp.units import from_iso, to_iso
+from tallystick.sim.psp.model import SimulatedPsp, Status
+from tallystick.sim.psp.units import to_iso
 from tallystick.sim.scenario import SELLERS, TIMED, BadScenario, CheckoutPart, PersonPart, Scenario, Trouble
 from tallystick.sim.scenario_script import Script, commit_words, tape_of
 from tallystick.sim.session import ConnectionLost, Session
@@ -108,12 +107,7 @@ class ScenarioWorld(World):
     def _site(self, name: str) -> PspSite:
         cannot_void = any(trouble.what == "psp_cannot_void" for trouble in self.scenario.trouble)
         policy = _changed(PspPolicy(can_void=not cannot_void), self.scenario.psp, self.scenario.name)
-        model = ScenarioPsp(
-            name=name,
-            key_lifetime_us=policy.key_lifetime_us,
-            page_lifetime_us=_PAGE_LIFETIME_US,
-            other_amount=self._other_amount,
-        )
+        model = SimulatedPsp(name=name, key_lifetime_us=policy.key_lifetime_us, page_lifetime_us=_PAGE_LIFETIME_US)
         return PspSite(
             model,
             policy=policy,
@@ -137,13 +131,6 @@ class ScenarioWorld(World):
         store.down_until_us = max([one.down_until_us for one in self.stores], default=0)
         return store
 
-    def _other_amount(self, order_id: str) -> str | None:
-        for trouble in self.scenario.trouble:
-            if trouble.what == "psp_takes_other_amount" and trouble.order == order_id:
-                self.script.strikes(trouble.what, order_id)
-                return trouble.amount
-        return None
-
 
 class ScenarioStore(FaultyStore):
     """A connection to the database that says what each transaction is about, so that a story can name it."""
@@ -155,39 +142,6 @@ class ScenarioStore(FaultyStore):
         # Nothing waits between this and the questions that the transaction asks of the script.
         self.script.writing = commit_words(writer, items)
         return await super()._write(writer, call, items)
-
-
-class ScenarioPsp(SimulatedPsp):
-    """A PSP that may take another amount than it was asked for, each time that it is asked."""
-
-    # Whatever the callee takes.
-    def __init__(self, *, other_amount: Callable[[str], str | None], **how: Any) -> None:  # noqa: ANN401
-        """`other_amount` returns what is taken for an order in place of the right amount; `how` is the model's."""
-        super().__init__(**how)
-        self._other_amount = other_amount
-
-    def charge(
-        self,
-        *,
-        key: str,
-        merchant_reference: str,
-        amount: int,
-        currency: str,
-        token: str,
-        now: int,
-        draw: str = "",
-    ) -> Reply:
-        """See SimulatedPsp."""
-        other = self._other_amount(merchant_reference)
-        return super().charge(
-            key=key,
-            merchant_reference=merchant_reference,
-            amount=amount if other is None else from_iso(Money.parse(other, currency)),
-            currency=currency,
-            token=token,
-            now=now,
-            draw=draw,
-        )
 
 
 class ScenarioPeople(Outsiders):
