@@ -161,9 +161,7 @@ class Gateway:
         """Refuse to send what was recorded so long ago that another engine may believe it will never arrive."""
         if self._clock.now() - (order.last_sent_at or 0) <= self.psp.policy.send_within_us:
             return None
-        return NotExecuted(
-            source=Source.RESPONSE, psp=self.psp.name, attempt=order.attempt, reason=_TOO_LATE
-        )
+        return NotExecuted(source=Source.RESPONSE, psp=self.psp.name, attempt=order.attempt, reason=_TOO_LATE)
 
     @staticmethod
     def _is_outage(answer: AnyEvidence) -> bool:
