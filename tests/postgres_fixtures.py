@@ -34,11 +34,11 @@ class PostgresForTests:
     """A running server, shared by all tests."""
 
     def __init__(self, socket_folder: str) -> None:
-        self._socket_folder = socket_folder
+        self.socket_folder = socket_folder
 
     def url(self, database: str) -> str:
         """Return the address of a database on the server."""
-        return f"postgresql://{postgres_process.DATABASE_USER}@/{database}?host={self._socket_folder}&port=5432"
+        return f"postgresql://{postgres_process.DATABASE_USER}@/{database}?host={self.socket_folder}&port=5432"
 
     async def run(self, statement: str, *, database: str = "postgres") -> None:
         """Run one statement outside any transaction."""
