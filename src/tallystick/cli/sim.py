@@ -164,7 +164,10 @@ def step(
     faults: FaultNames = "all",
     commands: Annotated[
         str | None,
-        Parameter(help="Do these and end: commands with semicolons, a file of them, or - for standard input."),
+        Parameter(
+            help="Do these and end: commands with semicolons, a file of them, or - for standard input.",
+            allow_leading_hyphen=True,
+        ),
     ] = None,
 ) -> None:
     """Step through a run, forwards and backwards, and ask why."""

@@ -346,7 +346,8 @@ def _short(key: str) -> str:
 
 def _some(parts: list[str], joint: str = "; ") -> str:
     more = len(parts) - _SHOWN_MAX
-    return joint.join(parts[:_SHOWN_MAX]) + (f"{joint}and {more} more" if more > 0 else "")
+    ending = "" if more <= 0 else f"{joint}And {more} more." if joint == " " else f"{joint}and {more} more"
+    return joint.join(parts[:_SHOWN_MAX]) + ending
 
 
 def _time(payload: object) -> str:

@@ -1,8 +1,9 @@
 """A fault by hand, and the nearest run that passes: the same run again, with one thing of the tape overruled.
 
-Nothing before the chosen step may change. So the run is made again from what its tape chose, with the fault's
-class allowed, which by itself changes nothing (a choice that the record does not hold is zero, the benign one).
-That run tells which choice of the fault's streams comes next after the step, and this one choice is overruled.
+Nothing before the chosen step may change. So the run is made again, and watched for which choice of the fault's
+streams comes next after the step; this one choice is overruled. Where the fault's class is off, the run is made
+from what its tape chose, with the class allowed; by itself that changes nothing, since a choice that the record
+does not hold is zero, the benign one.
 """
 
 from collections.abc import Iterator
@@ -86,7 +87,7 @@ def without_strike(source: Source, recording: Recording, step: int) -> Source | 
     numbers = [number for number, choice in enumerate(record.get(stream, ())) if choice]
     if before >= len(numbers):
         return None
-    return msgspec.structs.replace(source, record=record, edits={stream: {numbers[before]: 0}})
+    return _overrule(source, {stream: {numbers[before]: 0}})
 
 
 class Passing(msgspec.Struct, frozen=True):
@@ -124,7 +125,13 @@ def _candidates(source: Source, recording: Recording) -> Iterator[tuple[Source, 
 
 
 def _with_class(source: Source, recording: Recording, name: str) -> Source:
-    """Return the recorded run with a fault class allowed, which strikes nowhere yet."""
+    """Return the run with a fault class allowed, which strikes nowhere else because of that.
+
+    Where the class is off, the run continues from its record: a tape that follows from a seed would let the class
+    strike wherever it likes.
+    """
+    if name in recording.world.faults.on:
+        return source
     options = source.options
     if not {"all", name} & set(options.faults):
         options = msgspec.structs.replace(options, faults=(*options.faults, name))
@@ -133,8 +140,6 @@ def _with_class(source: Source, recording: Recording, name: str) -> Source:
     if options.swarm:
         number = next(index for index, fault in enumerate(TABLE) if fault.name == name)
         edits = {f"{FAMILY}/swarm": {number: 1}}
-    elif name not in source.options.faults and "all" not in source.options.faults:
-        edits = {}
     return Source(title=source.title, options=options, record=record, edits=edits)
 
 
@@ -202,7 +207,7 @@ def _plan(source: Source, recording: Recording, step: int, name: str, where: str
         raise NothingToStrike(
             "fault", f"{name} can come in the first {_PLANNED_WITHIN_US // SECOND_US} s of a run"
         )
-    record: Record = source.record or {}
+    record: Record = recording.world.record()
     free = [place for place in _PLANNED[name] if where in ("", place) and not _strikes_at(record, name, place)]
     if not free:
         raise NothingToStrike("fault", f"{name} comes already in this run, as often as it can")

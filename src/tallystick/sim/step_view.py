@@ -238,7 +238,9 @@ def _people(view: View, changed: Collection[Key]) -> RenderableType:
 
 def changes(found: Iterable[Change]) -> RenderableType:
     """Show what one step changed, a line a field."""
-    table = _table("what", "which", "field", "before", "after")
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    for column in ("what", "which", "field", "before", "after"):
+        table.add_column(column, no_wrap=column not in ("before", "after"), overflow="fold")
     words = {"payment": "PSP", "letter": "dead letter", "books": "count", "log": "decisions"}
     for change in found:
         section = words.get(change.key.section, change.key.section)

@@ -25,7 +25,7 @@ def why(recording: Recording, told: list[Told], causes: Causes, view: View, orde
     """Tell how an order came to where it stands at the view's step; marked is what led to the last thing told."""
     mine = [number for number in range(view.step + 1) if order_id in told[number].orders]
     if not mine:
-        return Text(f"Nothing is known of {order_id} yet.", "dim")
+        return Text(f"Nothing is known of {order_id} at this step; `goto end` and ask again.", "dim")
     found = [
         (number, verdict)
         for number, verdicts in recording.verdicts_at.items()

@@ -315,10 +315,13 @@
   };
   const NUMBERS = new Set(["amount", "debited", "credited", "balance", "available", "pending", "held"]);
   const EMPTY = { order: "no payment order is recorded", payment: "nothing", account: "nothing is posted", wallet: "nobody has anything", letter: "nobody", mismatch: "" };
-  const NOTES = { engine: ([name, state]) => `${name} ${state}`, queue: ([name, count]) => (count ? `${name}: ${count}` : null), cursor: ([name, position]) => `receiver ${name} has ${position} events`, psp: ([name, state]) => (state === "up" ? null : `${name} ${state}`) };
+  const NOTES = { engine: ([name, state]) => `${name} ${state}`, queue: ([name, count]) => (count && !isGone(name.split(" ")[0]) ? `${name}: ${count}` : null), cursor: ([name, position]) => `receiver ${name} has ${position} events`, psp: ([name, state]) => (state === "up" ? null : `${name} ${state}`) };
+  // What waited in an engine that is gone is forgotten.
+  const engines = new Map();
+  function isGone(name) { return engines.has(name) && !(rows[engines.get(name)] || [])[1]?.match(/^(up|paused)$/); }
   const bodies = {}, lines = new Array(run.rows.length).fill(null);
   const rowsOf = {};
-  run.rows.forEach(([kind], row) => { (rowsOf[kind] = rowsOf[kind] || []).push(row); });
+  run.rows.forEach(([kind, name], row) => { if (kind === "engine") engines.set(name, row); (rowsOf[kind] = rowsOf[kind] || []).push(row); });
   const collator = new Intl.Collator("en", { numeric: true });
   for (const kind of Object.keys(rowsOf)) rowsOf[kind].sort((one, other) => collator.compare(run.rows[one][1], run.rows[other][1]));
   const truthOf = new Map(run.orders.map((name) => [name, new Set()])); // the PSPs' rows about each order
@@ -411,7 +414,12 @@
     step = Math.max(0, Math.min(last, step));
     seek(step);
     const [when, lane, tone, , about] = run.steps[step], text = sentence(step);
-    led = chain(step, view.orders === null ? (about.length === 1 ? about : []) : [...view.orders]);
+    led = chain(step, view.orders === null ? about : [...view.orders]);
+    // What is wrong may be found at a step that is about nobody: then its order's own last step leads there.
+    for (const [, , , order] of run.verdicts.filter((one) => one[0] === step && one[3] >= 0 && !about.includes(one[3]))) {
+      const before = lastAbout(order, step);
+      if (before !== null && (view.orders === null || view.orders.has(order))) for (const one of chain(before, [order])) led.add(one);
+    }
     $("sentence").textContent = text;
     $("now").dataset.tone = tone;
     $("found").replaceChildren(...(wrongAt.get(step) || []).map((one) => element("li", `✗ ${one}`)));
@@ -423,6 +431,11 @@
     explain();
     if (follow) reveal(step, lane);
     paintSoon();
+  }
+
+  function lastAbout(order, step) {
+    for (let one = step; one >= 0; one -= 1) if (run.steps[one][ORDERS].includes(order)) return one;
+    return null;
   }
 
   function explain() {
