@@ -47,6 +47,7 @@ def run_shrink(path: Path, *, out: Path | None, budget_s: float) -> None:
     )
     _tell(console, small, recording)
     console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
+    console.print(f"next: .venv/bin/tallystick sim step {out}", highlight=False, soft_wrap=True)
 
 
 def run_replay(path: Path) -> int:
@@ -83,6 +84,11 @@ def _tell(console: Console, file: TallyFile, recording: Recording) -> None:
         f"\n[bold]{file.invariant}[/bold] still breaks{mutant}; {in_words(file.money)} is wrong", highlight=False
     )
     _lines(console, tell_verdicts(broken))
+    others = dict.fromkeys(one.invariant for one in file.verdicts if one.invariant != file.invariant)
+    if others:
+        console.print(
+            f"  broken because of it, or beside it: {', '.join(others)}", highlight=False, soft_wrap=True
+        )
     console.print("\n[bold]payments[/bold]")
     _lines(console, tell_payments(file.options, Tape.replay(file.record)))
     console.print("\n[bold]faults[/bold]")

@@ -250,4 +250,4 @@ def _tell_failures(console: Console, failures: list[TallyFile], files: dict[int,
         if len(group) > _FAILURES_SHOWN:
             console.print(f"  and {len(group) - _FAILURES_SHOWN} more of {invariant}", highlight=False)
     first = files[failures[0].options.seed]
-    console.print(f"next: tallystick sim shrink {first}", highlight=False, soft_wrap=True)
+    console.print(f"next: .venv/bin/tallystick sim shrink {first}", highlight=False, soft_wrap=True)
