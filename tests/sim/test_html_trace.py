@@ -13,6 +13,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from tallystick.cli.sim_step import RunChoice
+from tallystick.cli.sim_trace import run_trace
 from tallystick.sim.causes import find_causes
 from tallystick.sim.html_trace import Page, build, render, write_page
 from tallystick.sim.narrate import narrate
@@ -109,6 +111,14 @@ def test_the_page_is_the_same_every_time(tmp_path: Path) -> None:
     for name in ("one", "two"):
         write_page(from_seed(RunOptions(seed=9)), tmp_path / f"{name}.html")
     assert (tmp_path / "one.html").read_bytes() == (tmp_path / "two.html").read_bytes()
+
+
+def test_the_command_writes_the_page_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    choice = RunChoice(file=None, seed=None, scenario="response_lost", mutant=None, orders=20, faults="all")
+    target = tmp_path / "made" / "run.html"
+    assert run_trace(choice, html=target) == 0
+    assert str(target) in capsys.readouterr().out
+    assert "response_lost" in target.read_text(encoding="utf-8")
 
 
 # --- the page in a browser ---------------------------------------------------------------------------------------
@@ -213,7 +223,7 @@ def test_a_phone_shows_it_without_scrolling_sideways(opened: Any, wrong: Source,
 
 
 def test_a_large_run_stays_fluid(opened: Any) -> None:
-    page = opened(from_seed(RunOptions(seed=3, orders=220)))
+    page = opened(from_seed(RunOptions(seed=3, orders=260)))
     total = int(page.get_attribute("#slider", "max"))
     assert total > 5_000
     middle_ms = page.evaluate(

@@ -64,7 +64,9 @@ def from_file(path: Path, *, mutant: str | None = None) -> Source:
     file = tally_file.read(path)
     options = file.options if mutant is None else msgspec.structs.replace(file.options, mutant=mutant)
     wrong = f"{file.invariant}, {tally_file.in_words(file.money)}" if file.verdicts else "a run that passes"
-    title = f"{path.name}: {wrong}"
+    # Rows are looked at in memory; the same tape makes the same run there, unless the database is what is wrong.
+    elsewhere = "" if file.store == "memory" else f" (found over {file.store}, stepped through over memory)"
+    title = f"{path.name}: {wrong}{elsewhere}"
     return Source(title=title, options=options, record=file.record)
 
 
