@@ -1,16 +1,21 @@
 """Draw docs/ from the code: `make diagrams` writes, `--check` says what is out of date.
 
-docs/states.md comes from the live transition table; docs/diagrams/overview.svg is the picture in the README.
+docs/states.md comes from the live transition table; docs/diagrams/overview.svg is the picture in the README. In
+docs/simulator.md the tables are filled in, each between `<!-- made: NAME -->` and `<!-- end -->`.
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from html import escape
 from pathlib import Path
 
 from tallystick.engine.events import EVENTS
 from tallystick.engine.order import PUBLIC_STATUS, TERMINAL, State
 from tallystick.engine.transitions import TABLE, Cell, Contradict, Ignore, Move, Refuse, legal_moves
+from tallystick.sim import faults
+from tallystick.sim.goals import NEVER_MADE
+from tallystick.sim.tape import PPM
+from tallystick.sim.verdict import INVARIANTS
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -101,6 +106,48 @@ def states_page() -> str:
             parts.append(f"| {event.__name__} | {what} | {why} |")
         parts.append("")
     return "\n".join(parts)
+
+
+# --- tables in docs/simulator.md -------------------------------------------------------------------------------
+
+
+def _faults_table() -> str:
+    """Return every class of faults: where and how often it strikes, and what it does."""
+    places = list(faults.Site)
+    rows = [
+        f"| {fault.site} | `{fault.name}` | {fault.ppm * 1000 // PPM} | {fault.about} |"
+        for fault in sorted(faults.TABLE, key=lambda fault: places.index(fault.site))
+    ]
+    return "\n".join(["| where | fault | in a thousand | what happens |", "|---|---|---|---|", *rows])
+
+
+def _invariants_table() -> str:
+    rows = [f"| `{name}` | {words} |" for name, words in INVARIANTS.items()]
+    return "\n".join(["| invariant | what it says |", "|---|---|", *rows])
+
+
+def _never_made_table() -> str:
+    rows = [f"| {state} | {event} | {why} |" for (state, event), why in NEVER_MADE.items()]
+    return "\n".join(["| an order in | never meets | because |", "|---|---|---|", *rows])
+
+
+MADE: dict[str, Callable[[], str]] = {
+    "faults": _faults_table,
+    "invariants": _invariants_table,
+    "never made": _never_made_table,
+}
+
+
+def simulator_page() -> str:
+    """Return docs/simulator.md with its tables filled in; what else stands there is written by hand."""
+    text = (ROOT / "docs/simulator.md").read_text(encoding="utf-8")
+    for name, make in MADE.items():
+        before, found, rest = text.partition(f"<!-- made: {name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        if not found or not end:
+            raise SystemExit(f"docs/simulator.md has no place for the table of {name}")
+        text = f"{before}{found}{make()}\n{end}{after}"
+    return text
 
 
 # --- docs/diagrams/overview.svg --------------------------------------------------------------------------------
@@ -211,7 +258,11 @@ def overview_svg() -> str:
 
 def pages() -> dict[str, str]:
     """Return every generated file: path below the repository, and text."""
-    return {"docs/states.md": states_page(), "docs/diagrams/overview.svg": overview_svg()}
+    return {
+        "docs/states.md": states_page(),
+        "docs/simulator.md": simulator_page(),
+        "docs/diagrams/overview.svg": overview_svg(),
+    }
 
 
 def out_of_date() -> list[str]:

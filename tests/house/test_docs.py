@@ -1,8 +1,9 @@
 """Goal: what the documents say is so: examples run on a real server, links lead somewhere, pictures are fresh.
 
-A fenced block after `<!-- run -->` is run: `sh` by a shell, `python` by an interpreter of its own. A block after
-`<!-- gives -->` is compared with what it printed: JSON must be contained in it, text must match line by line, and
-`…` stands for anything. Addresses and the program's path are those of the test's own server.
+A fenced block after `<!-- run -->` is run: `sh` by a shell, `python` by an interpreter of its own. It must end
+with 0, or with 1 after `<!-- run, exit 1 -->`. A block after `<!-- gives -->` is compared with what it printed:
+JSON must be contained in it, text must match line by line, and `…` stands for anything. Addresses and the
+program's path are those of the test's own server; a page that only simulates gets none.
 """
 
 import json
@@ -20,9 +21,14 @@ import pytest
 import trio
 from tests.support.house import House, free_port
 
+from tallystick.sim.faults import BY_NAME
+from tallystick.sim.goals import NEVER_MADE
+from tallystick.sim.stepper import COMMANDS
+from tallystick.sim.verdict import INVARIANTS
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
-_BLOCK = re.compile(r"<!-- (run|gives) -->\n```(\w+)\n(.*?)\n```\n", re.DOTALL)
+_BLOCK = re.compile(r"<!-- (run|run, exit 1|gives) -->\n```(\w+)\n(.*?)\n```\n", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)\s]+)\)")
 
 
@@ -33,18 +39,24 @@ class Example(msgspec.Struct, frozen=True):
     text: str
     expected_as: str | None
     expected: str
+    exit_code: int = 0
+
+    @property
+    def needs_server(self) -> bool:
+        """Say whether it does anything but simulate."""
+        return not all("tallystick sim " in line for line in self.text.splitlines() if "tallystick" in line)
 
 
 def examples(page: Path) -> list[Example]:
     """Return a page's examples in order."""
     found: list[Example] = []
     for kind, language, text in _BLOCK.findall(page.read_text(encoding="utf-8")):
-        if kind == "run":
-            found.append(Example(language, text, None, ""))
+        if kind != "gives":
+            found.append(Example(language, text, None, "", exit_code=int(kind.endswith("1"))))
         else:
             last = found.pop()
             assert last.expected_as is None, f"{page.name}: two answers to one example"
-            found.append(Example(last.language, last.text, language, text))
+            found.append(msgspec.structs.replace(last, expected_as=language, expected=text))
     return found
 
 
@@ -74,17 +86,18 @@ def alike(expected: str, found: str) -> bool:
 
 
 @pytest.fixture
-async def served(tmp_path: Path) -> AsyncIterator[House]:
-    """A server as `make run` starts it: its own PSP, its own database."""
+async def served(page: Path, tmp_path: Path) -> AsyncIterator[House]:
+    """A server as `make run` starts it: its own PSP, its own database. Only a folder where none is needed."""
     tmp_path.chmod(0o755)  # noqa: ASYNC240  (one call on a local disk)
     house = House(tmp_path)
     house.psp_port = free_port()
     try:
-        house._engine = await house._run(
-            "serve",
-            *("--port", str(house.port), "--psp-port", str(house.psp_port), "--data-dir", str(house.data_dir)),
-        )
-        await house._until_up(f"{house.url}/readyz")
+        if any(example.needs_server for example in examples(page)):
+            house._engine = await house._run(
+                "serve",
+                *("--port", str(house.port), "--psp-port", str(house.psp_port), "--data-dir", str(house.data_dir)),
+            )
+            await house._until_up(f"{house.url}/readyz")
         yield house
     finally:
         await house.stop()
@@ -108,7 +121,7 @@ async def output_of(example: Example, house: House) -> str:
         capture_stderr=True,
         check=False,
     )
-    assert done.returncode == 0, f"{example.text}\n{done.stdout.decode()}{done.stderr.decode()}"
+    assert done.returncode == example.exit_code, f"{example.text}\n{done.stdout.decode()}{done.stderr.decode()}"
     return done.stdout.decode().replace(house.url, "http://127.0.0.1:8080")
 
 
@@ -129,6 +142,7 @@ def test_the_pages_that_shall_be_run_are() -> None:
     assert counts["README.md"] >= 3
     assert counts["docs/api.md"] >= 3
     assert counts["docs/operations.md"] >= 2
+    assert counts["docs/simulator.md"] >= 7
 
 
 def test_links_lead_somewhere() -> None:
@@ -165,6 +179,20 @@ def test_the_files_that_pages_name_exist() -> None:
 def test_generated_pages_are_up_to_date() -> None:
     """`make diagrams` would change nothing."""
     assert runpy.run_path(str(ROOT / "tools" / "diagrams.py"))["out_of_date"]() == []
+
+
+def test_tables_in_the_simulators_page_have_a_place() -> None:
+    """A table whose place is gone from the page would silently never be made, and the page tell half."""
+    made = runpy.run_path(str(ROOT / "tools" / "diagrams.py"))["simulator_page"]()
+    for name in (*BY_NAME, *INVARIANTS):
+        assert f"| `{name}` |" in made, name
+    assert all(f"| {state} | {event} |" in made for state, event in NEVER_MADE)
+
+
+def test_what_the_page_says_of_commands_is_so() -> None:
+    """Every command of the step-through is explained."""
+    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    assert [name for name in COMMANDS if f"`{name}" not in page] == []
 
 
 def test_the_comparison_itself() -> None:
