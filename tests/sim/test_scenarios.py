@@ -145,6 +145,7 @@ def test_what_is_not_over_in_time_is_stuck() -> None:
         (SIMPLE + '[[trouble]]\nwhat = "psp_down"\n' + EXPECT, "needs 'from_s'"),
         (SIMPLE + '[[trouble]]\nwhat = "commit_slow"\nof = "everything"\n' + EXPECT, "no commit 'everything'"),
         (SIMPLE + '[[trouble]]\nwhat = "psp_down"\nfrom_s = 1.0\nhow = "badly"\n' + EXPECT, "how"),
+        (SIMPLE + '[[trouble]]\nwhat = "webhook_late"\norder = "po-1"\ndelay_s = 1.5\n' + EXPECT, "whole seconds"),
         (SIMPLE.replace("po-1", "po-2") + EXPECT, "nothing is said about how po-2 must end"),
         (SIMPLE.replace('"1.00"', '"1.00", seller = "zoe"') + EXPECT, "no seller 'zoe'"),
     ],

@@ -46,6 +46,9 @@ UNSUITED = frozenset(
 )
 """Fault classes that a scenario says in another way: clicks of a checkout, and the tables `psp` and `engine`."""
 
+IN_SECONDS = frozenset({"psp_429", "webhook_late", "webhook_twice", "buyer_late", "decline_taken_back"})
+"""Troubles whose `delay_s` the world takes in whole seconds; for all others it is exact to the microsecond."""
+
 COMMITS = ("accept", *(state.value for state in State), "ledger", "wallet", "lease", "outbox", "read")
 """What `of` may name: the kind of commit, for moves of an order the state that it enters."""
 
@@ -258,6 +261,8 @@ def _check(scenario: Scenario, trouble: Trouble) -> None:
     what = trouble.what
     if what in UNSUITED or (what not in faults.BY_NAME and what not in ONLY_HERE):
         raise BadScenario(scenario.name, f"no trouble {what!r}")
+    if what in IN_SECONDS and not trouble.delay_s.is_integer():
+        raise BadScenario(scenario.name, f"{what} takes a `delay_s` of whole seconds")
     known = faults.BY_NAME.get(what)
     needs = _NEEDS_OF_THEIR_OWN.get(what, _NEEDS.get(known.site, ()) if known is not None else ())
     needs = (*needs, "from_s") if what in TIMED else needs

@@ -9,13 +9,11 @@ from collections.abc import Sequence
 from tallystick.sim.clock import SECOND_US, VirtualClock
 from tallystick.sim.faults import BY_NAME, Faults, Site
 from tallystick.sim.memory_tables import Tables
-from tallystick.sim.scenario import Scenario, Trouble
+from tallystick.sim.scenario import IN_SECONDS, Scenario, Trouble
 from tallystick.sim.tape import Stream, Tape
 
 Edits = dict[str, dict[int, int]]
 
-# The world asks for these particulars in whole seconds; for all others in microseconds.
-_IN_SECONDS = frozenset({"psp_429", "webhook_late", "webhook_twice", "buyer_late", "decline_taken_back"})
 _ON_THE_TAPE = frozenset({"buyer_declines", "risk_flags", "risk_refuses", "psp_cannot_void"})
 # A store's writers in the words of a story.
 _WRITERS = {"post": "ledger", "credit": "wallet"}
@@ -58,7 +56,7 @@ class _Particulars(Stream):
 
     def between(self, low: int, high: int) -> int:  # noqa: ARG002  (the file decides)
         """Return how late, how much later or how stale, by the file; its bounds are the author's business."""
-        unit = 1 if self._trouble.what in _IN_SECONDS else SECOND_US
+        unit = 1 if self._trouble.what in IN_SECONDS else SECOND_US
         return round(self._trouble.delay_s * unit)
 
 
