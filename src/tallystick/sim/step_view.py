@@ -41,6 +41,8 @@ STATES = {
 _NEW = "reverse"
 _STAR = " *"
 """Beside what this step changed, for those who see no colours."""
+_NAME_MAX = 12
+"""Characters of an account holder's name that fit."""
 _ORDERS_MAX = 12
 """Orders shown when there are more: first those that just changed or contradict the truth, then the open ones."""
 _NOT_CHARGED = frozenset({State.NOT_STARTED, State.IN_REVIEW, State.RETRY_WAIT, State.FAILED, State.CANCELLED})
@@ -130,9 +132,9 @@ def _choose(
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    table = Table(box=None, expand=True, pad_edge=False, header_style="dim", padding=(0, 1, 0, 0))
     for column in columns:
-        table.add_column(column, no_wrap=column != "account")
+        table.add_column(column, no_wrap=True)
     return table
 
 
@@ -182,8 +184,15 @@ def _ledger(view: View, changed: Collection[Key]) -> RenderableType:
             debits, credits_, currency = int(str(row[0])), int(str(row[1])), name.rpartition(":")[2]
             cells = [str(Money(minor, currency)) for minor in (debits, credits_, debits - credits_)]
             new = Key("account", name) in changed
-            table.add_row(name + (_STAR if new else ""), *cells, style=_NEW if new else "")
+            table.add_row(brief(name) + (_STAR if new else ""), *cells, style=_NEW if new else "")
     return table if table.row_count else Text("nothing is posted", "dim")
+
+
+def brief(account: str) -> str:
+    """Shorten an account's name: the ends of bank accounts tell them apart, and amounts say the currency."""
+    kind, _, rest = account.partition(":")
+    who = rest.rpartition(":")[0]
+    return f"{kind} {f'{who[:4]}…{who[-4:]}' if len(who) > _NAME_MAX else who}".strip()
 
 
 def _wallets(view: View, changed: Collection[Key]) -> RenderableType:
