@@ -7,6 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 from tests.support.orders import PSP, T0, a_context, an_order, charged, decided, declined, ignored
 
 from tallystick.engine.errors import IllegalState, MoveRefused
@@ -42,7 +43,7 @@ from tallystick.engine.records import (
     Effect,
     MismatchOpened,
 )
-from tallystick.engine.retry import DAY_US, HOUR_US, MINUTE_US, SECOND_US, PspPolicy
+from tallystick.engine.retry import DAY_US, HOUR_US, MINUTE_US, SECOND_US, PspPolicy, RetryPolicy
 from tallystick.engine.transitions import step
 
 RESPONSE: dict[str, Any] = {"source": Source.RESPONSE, "psp": PSP, "attempt": 1}
@@ -174,12 +175,116 @@ def test_nothing_is_sent_under_a_key_that_the_psp_may_have_forgotten() -> None:
     assert believed.order.state is State.RETRY_WAIT
 
 
-def test_not_executed_is_certain_only_of_a_single_send() -> None:
-    """A refused second send says nothing about the first."""
-    refused = NotExecuted(**RESPONSE, reason="throttled", retry_after_us=7 * SECOND_US)
-    once = after(an_order(State.EXECUTING), refused).order
-    assert (once.state, once.wake_at) == (State.RETRY_WAIT, T0 + 7 * SECOND_US)
-    assert after(an_order(State.EXECUTING, sends=2), refused).order.state is State.UNKNOWN
+# --- refused: the same key again (rule 2) ----------------------------------------------------------------------
+
+REFUSED = NotExecuted(**RESPONSE, reason="throttled", retry_after_us=7 * SECOND_US)
+
+
+def refused(**changes: Any) -> Order:
+    """Return an order whose one send was throttled at T0, seven seconds from being tried again."""
+    return after(an_order(State.EXECUTING, **changes), REFUSED).order
+
+
+def failed_refused(**changes: Any) -> Order:
+    """Return an order that has failed, all sends of its last attempt having been refused at T0."""
+    return an_order(State.FAILED, declines=0, refusals=1, failure_code="throttled", **changes)
+
+
+def test_not_executed_is_certain_only_of_that_send() -> None:
+    """A refused second send says nothing about a first one whose answer was lost."""
+    once = refused()
+    assert (once.state, once.wake_at, once.refusals) == (State.RETRY_WAIT, T0 + 7 * SECOND_US, 1)
+    assert after(an_order(State.EXECUTING, sends=2), REFUSED).order.state is State.UNKNOWN
+    assert after(an_order(State.EXECUTING, sends=2, refusals=1), REFUSED).order.state is State.RETRY_WAIT
+    assert after(an_order(State.EXECUTING, sends=3, refusals=1), REFUSED).order.state is State.UNKNOWN
+
+
+def test_a_refused_request_is_sent_again_under_the_same_key() -> None:
+    """A copy of it that comes late is then absorbed by the key; under a new key it would be a second charge."""
+    again = after(refused(), WakeTimeReached(), T0 + MINUTE_US)
+    assert again.records == (AttemptResent(attempt=1, sends=2, sent_at=T0 + MINUTE_US),)
+    assert again.effects == (Effect.SEND_TO_PSP,)
+    assert (again.order.attempt, again.order.idempotency_key, again.order.failure_code) == (1, "po-1", None)
+
+
+def test_a_copy_of_a_refused_request_that_was_charged_is_the_payment() -> None:
+    """The webhook comes while the order waits: paid, and nothing more is sent."""
+    paid = after(refused(), charged()).order
+    assert (paid.state, paid.charged_attempt) == (State.SUCCESS, 1)
+
+
+def test_a_copy_that_was_accepted_and_declined_makes_room_for_a_new_key() -> None:
+    """The PSP has saved a decline under the key now, so the key is of no more use."""
+    pending = after(refused(), Accepted(**RESPONSE)).order
+    waiting = after(pending, declined()).order
+    assert after(waiting, WakeTimeReached(), T0 + HOUR_US).order.attempt == 2
+
+
+def test_waits_between_refusals_grow_and_end() -> None:
+    """Each refused send counts, although the attempt stays the same."""
+    policy = PspPolicy(on_not_executed=RetryPolicy(attempts_max=4))
+    order, now, waits = an_order(State.EXECUTING), T0, []
+    while True:
+        order = after(order, NotExecuted(**RESPONSE, reason="circuit_open"), now, policy).order
+        if order.wake_at is None:
+            break
+        waits.append((order.wake_at - now) // SECOND_US)
+        now = order.wake_at
+        order = after(order, WakeTimeReached(), now, policy).order
+    assert waits == [1, 2, 4]
+    assert (order.state, order.attempt, order.sends, order.refusals) == (State.FAILED, 1, 4, 4)
+
+
+def test_long_throttling_does_not_use_up_the_resends() -> None:
+    """Forty refused sends, then one whose answer is lost: that one may be sent again, as often as any."""
+    order = an_order(State.UNKNOWN, sends=41, refusals=40)
+    assert after(order, not_found(T0)).effects == (Effect.SEND_TO_PSP,)
+    assert after(replace(order, sends=44), not_found(T0)).effects == (Effect.VOID_AT_PSP,)
+
+
+@pytest.mark.parametrize("can_void", [True, False])
+def test_past_the_key_s_lifetime_a_refused_attempt_is_asked_about_first(can_void: bool) -> None:
+    """Its key absorbs no copy any more, and one may have been charged unheard."""
+    policy = PspPolicy(can_void=can_void, key_lifetime_us=10 * MINUTE_US)
+    asking = after(refused(), WakeTimeReached(), T0 + 7 * SECOND_US, policy)
+    assert (asking.order.state, asking.effects) == (State.UNKNOWN, (Effect.INQUIRE_AT_PSP,))
+    early = step(asking.order, not_found(T0 + MINUTE_US), a_context(T0 + MINUTE_US, policy=policy))
+    assert "may still arrive" in ignored(early)
+    now = T0 + 17 * MINUTE_US
+    waiting = after(asking.order, not_found(now), now, policy).order
+    assert waiting.state is State.RETRY_WAIT
+    assert after(waiting, WakeTimeReached(), now + MINUTE_US, policy).order.attempt == 2
+    assert after(asking.order, charged(), now, policy).order.state is State.SUCCESS
+
+
+@pytest.mark.parametrize("can_void", [True, False])
+def test_a_refused_order_is_cancelled_when_its_key_is_dead(can_void: bool) -> None:
+    """A copy may still come: cancelled is what certainly does not charge."""
+    policy = PspPolicy(can_void=can_void)
+    asked = after(refused(), CancelRequested(**ASKED), policy=policy)
+    assert asked.order.state is State.UNKNOWN
+    assert asked.effects == ((Effect.VOID_AT_PSP if can_void else Effect.INQUIRE_AT_PSP),)
+    now = T0 + 17 * MINUTE_US
+    answer = voided() if can_void else not_found(now)
+    assert after(asked.order, answer, now, policy).order.state is State.CANCELLED
+    assert after(asked.order, charged(), now, policy).order.state is State.SUCCESS
+
+
+def test_a_person_s_retry_of_a_refused_order_uses_its_key_again() -> None:
+    """Failed for want of patience is not more certain than waiting: the same key while it lives."""
+    again = after(failed_refused(), RetryRequested(**ASKED))
+    assert AttemptResent(attempt=1, sends=2, sent_at=T0) in again.records
+    assert DeadLetterClosed(resolution="retried") in again.records
+
+
+def test_a_person_s_retry_past_the_key_s_lifetime_asks_and_then_begins() -> None:
+    """However old the order is: the person has decided, so the policy's patience does not count."""
+    now = T0 + 2 * DAY_US
+    asking = after(failed_refused(), RetryRequested(**ASKED), now)
+    assert (asking.order.state, asking.effects) == (State.UNKNOWN, (Effect.INQUIRE_AT_PSP,))
+    begun = after(asking.order, not_found(now), now).order
+    assert (begun.state, begun.attempt, begun.refusals) == (State.EXECUTING, 2, 0)
+    assert after(asking.order, charged(), now).order.state is State.SUCCESS
 
 
 # --- declines and retries --------------------------------------------------------------------------------------

@@ -137,6 +137,29 @@ def test_a_failure_that_is_one_is_not_accused() -> None:
     assert case.close() == []
 
 
+def test_a_copy_of_a_refused_request_may_be_charged_while_its_key_waits() -> None:
+    # Goal: "this send had no effect" says nothing of its copy; that must be in the books at the end.
+    case = Case()
+    case.begin()
+    case.move(State.RETRY_WAIT, event="NotExecuted")
+    case.auditor.saw_request("alpha", "o", "o", copy=True)
+    case.pay()
+    assert case.told == []
+    case.succeed()
+    case.book()
+    assert case.close() == []
+
+
+@pytest.mark.parametrize("event", ["Declined", "Voided"])
+def test_a_copy_excuses_no_other_belief(event: str) -> None:
+    case = Case()
+    case.begin()
+    case.move(State.RETRY_WAIT, event=event)
+    case.auditor.saw_request("alpha", "o", "o", copy=True)
+    case.pay()
+    assert case.told == ["belief_equals_truth"]
+
+
 def double_charge(case: Case) -> None:
     case.begin()
     case.pay()

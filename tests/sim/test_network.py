@@ -110,6 +110,18 @@ def test_what_a_fault_leaves_and_what_it_tells(fault: str, answer: type, arrival
     assert line.site.under_way == 0
 
 
+@pytest.mark.parametrize(
+    ("fault", "answer"),
+    [("psp_429", NotExecuted), ("psp_4xx", NotExecuted), ("psp_5xx_before", OutcomeLost)],
+)
+def test_what_the_psp_turned_away_may_have_a_copy(fault: str, answer: type) -> None:
+    # Goal: "had no effect" is true of the request that was answered, and says nothing of its copy.
+    line = Line(fault, "request_duplicated")
+    assert isinstance(line.charge(), answer)
+    assert [one.copy for one in line.arrivals] == [True]
+    assert line.captures == 1
+
+
 def test_being_throttled_names_when_to_come_back() -> None:
     answer = Line("psp_429", psp_429=2).charge()
     assert answer.retry_after_us == 3 * SECOND_US

@@ -35,7 +35,7 @@ from tallystick.engine.intents import (
     Superseded,
 )
 from tallystick.engine.order import State
-from tallystick.engine.records import AttemptResent, MismatchOpened
+from tallystick.engine.records import AttemptResent, AttemptResolved, MismatchOpened
 from tallystick.engine.views import Story
 from tallystick.storage.verify import verify
 
@@ -244,6 +244,27 @@ async def test_a_resend_is_counted_on_its_attempt(make_store: MakeStore) -> None
     await store.apply([resent])
     [attempt] = (await _story(store, "a")).view.attempts
     assert (attempt.sends, attempt.begun_at, attempt.last_sent_at) == (2, T0 + 1, T0 + 9)
+
+
+async def test_a_refused_attempt_that_is_sent_again_is_open_again(make_store: MakeStore) -> None:
+    store = await make_store()
+    order = new_order("a")
+    await store.accept([accepting(order)])
+    begun = beginning(order)
+    result = AttemptResolved(
+        attempt=1, result="NotExecuted", code="throttled", psp_reference=None, resolved_at=T0 + 5
+    )
+    refused = moving(begun.order, State.RETRY_WAIT, "NotExecuted", result, refusals=1, wake_at=T0 + 9)
+    row = AttemptResent(attempt=1, sends=2, sent_at=T0 + 9)
+    resent = moving(refused.order, State.EXECUTING, "WakeTimeReached", row, sends=2, last_sent_at=T0 + 9)
+    for move in (begun, refused):
+        await store.apply([move])
+    [attempt] = (await _story(store, "a")).view.attempts
+    assert (attempt.sends, attempt.result, attempt.code) == (1, "NotExecuted", "throttled")
+    await store.apply([resent])
+    assert await store.orders(["a"]) == [resent.order]
+    [attempt] = (await _story(store, "a")).view.attempts
+    assert (attempt.sends, attempt.result, attempt.code, attempt.resolved_at) == (2, None, None, None)
 
 
 async def test_bugs_of_the_caller_are_refused_and_change_nothing(make_store: MakeStore) -> None:

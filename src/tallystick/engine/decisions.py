@@ -29,7 +29,6 @@ from tallystick.engine.events import (
 )
 from tallystick.engine.order import TERMINAL, Method, Order, State
 from tallystick.engine.records import (
-    AttemptResent,
     AttemptResolved,
     Context,
     DeadLetterClosed,
@@ -48,10 +47,10 @@ Handler = Callable[[Order, Any, Context], Outcome]
 
 
 def begin(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
-    """The order may be executed: commit its first attempt."""
+    """The order may be executed: commit what is sent for it, before it is sent."""
     if order.stray_attempt is not None:
         return moves.fail(order, ctx, "charged_elsewhere")
-    return moves.begin_attempt(order, ctx)
+    return moves.try_again(order, ctx)
 
 
 def review(order: Order, event: RiskFlagged, ctx: Context) -> Outcome:
@@ -79,6 +78,11 @@ def expire_review(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
 
 def cancel(order: Order, event: CancelRequested, ctx: Context) -> Outcome:
     """Stop an order of which no attempt has charged or can charge."""
+    if order.is_refused:
+        # A copy of a refused request may still be charged: the key is killed first, and the PSP's word believed.
+        asked = replace(order, failure_code=moves.CANCEL_ASKED)
+        fence = Effect.VOID_AT_PSP if moves.can_fence(order, ctx) else Effect.INQUIRE_AT_PSP
+        return moves.await_evidence(asked, State.UNKNOWN, ctx, effects=(fence,))
     return moves.end_cancelled(order, ctx, "cancelled")
 
 
@@ -90,13 +94,14 @@ def cancel_at_psp(order: Order, event: CancelRequested, ctx: Context) -> Outcome
 
 
 def reopen(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
-    """A person wants one more attempt. Safe: FAILED means that every earlier one certainly did not charge."""
+    """A person wants it tried again. Safe: FAILED means that every earlier attempt certainly did not charge."""
     if order.stray_attempt is not None:
         raise MoveRefused("payment_order_id", "an attempt of this order was charged after all; refund it instead")
     if order.attempt == 0:
         raise MoveRefused("payment_order_id", "the order was refused before any attempt; place a new one")
-    return moves.begin_attempt(
-        order, ctx, DeadLetterClosed(resolution="retried"), Published(kind="payment_order.reopened")
+    asked = replace(order, failure_code=moves.RETRY_ASKED)
+    return moves.try_again(
+        asked, ctx, DeadLetterClosed(resolution="retried"), Published(kind="payment_order.reopened")
     )
 
 
@@ -161,14 +166,16 @@ def declined(order: Order, event: Declined, ctx: Context) -> Outcome:
 
 
 def not_executed(order: Order, event: NotExecuted, ctx: Context) -> Outcome:
-    """This send had no effect. That is certainty about the attempt only when it was sent once."""
+    """This send had no effect. That is certainty about the attempt only when no other send of it had one."""
     if moves.is_about_another(order, event):
         return Ignored("about another attempt")
-    if order.sends > 1:
-        # An earlier send under the same key may have charged; only that key's own answer can tell.
+    refused = replace(order, refusals=order.refusals + 1)
+    if refused.sends > refused.refusals:
+        # An earlier send under the same key may have charged; only that key's own answer can tell. This one is not
+        # counted as a refusal, so that it counts as a resend, of which there are few before the key is killed.
         return moves.await_evidence(order, State.UNKNOWN, ctx)
     return moves.retry_or_fail(
-        order,
+        refused,
         event,
         ctx,
         policy=ctx.policy.on_not_executed,
@@ -209,7 +216,7 @@ def accepted(order: Order, event: Accepted, ctx: Context) -> Outcome:
     if order.charged_attempt is not None:
         return _left_to_a_person(order, event)
     effects = (Effect.VOID_AT_PSP,) if moves.is_unwanted(order) else ()
-    return moves.await_evidence(order, State.PENDING, ctx, effects=effects)
+    return moves.await_evidence(replace(order, refusals=0), State.PENDING, ctx, effects=effects)
 
 
 def buyer_must_act(order: Order, event: BuyerActionRequired, ctx: Context) -> Outcome:
@@ -219,12 +226,13 @@ def buyer_must_act(order: Order, event: BuyerActionRequired, ctx: Context) -> Ou
     if order.charged_attempt is not None:
         return _left_to_a_person(order, event)
     if moves.is_unwanted(order):
-        closing = moves.close_page(order, ctx, psp_reference=event.psp_reference)
+        closing = moves.close_page(order, ctx, psp_reference=event.psp_reference, refusals=0)
         return Decision(order=closing, effects=(Effect.VOID_AT_PSP,))
     waiting = moves.enter(
         order,
         State.AWAITING_BUYER,
         ctx,
+        refusals=0,
         next_action_url=event.url,
         next_action_expires_at=event.expires_at,
         psp_reference=event.psp_reference,
@@ -262,25 +270,25 @@ def not_found(order: Order, event: NotFound, ctx: Context) -> Outcome:
     if order.charged_attempt is not None:
         return Ignored("a charge of another amount is known; a person decides")
     policy = ctx.policy
-    # A resend may itself arrive a window late, so it must be safe then, too.
-    key_alive = ctx.now + policy.arrives_within_us < order.attempt_begun_at + policy.key_lifetime_us
-    if key_alive and order.sends <= policy.resends_max and not moves.is_unwanted(order):
-        resent = moves.enter(order, State.EXECUTING, ctx, sends=order.sends + 1, last_sent_at=ctx.now)
-        row = AttemptResent(attempt=order.attempt, sends=resent.sends, sent_at=ctx.now)
-        return Decision(order=resent, effects=(Effect.SEND_TO_PSP,), records=(row,))
-    if key_alive and policy.can_void:
+    # Sends that were refused say nothing of the network: long throttling does not use up the resends.
+    few = order.sends - order.refusals <= policy.resends_max
+    if moves.key_alive(order, ctx) and few and not moves.is_unwanted(order):
+        return moves.send_again(order, ctx)
+    if moves.can_fence(order, ctx):
         return Decision(order=order, effects=(Effect.VOID_AT_PSP,))
     if event.asked_at > order.last_sent_at + policy.arrives_within_us:
-        return moves.retry_or_fail(
-            order,
-            event,
-            ctx,
-            policy=policy.on_not_executed,
-            count=moves.attempts_without_answer(order),
-            code="never_arrived",
-            retry_after_us=None,
-        )
+        return _never_arrived(order, event, ctx)
     return Ignored("the request may still arrive; asked again later")
+
+
+def _never_arrived(order: Order, event: NotFound, ctx: Context) -> Outcome:
+    code = "never_arrived"
+    if order.failure_code == moves.RETRY_ASKED and not moves.is_unwanted(order):
+        # A person wanted the order tried again, whatever the policy's patience; now that is known to be safe.
+        row, letter = moves.resolved(event, ctx, code=code), moves.letter_closed(order, "not charged")
+        return moves.begin_attempt(order, ctx, row, *letter)
+    count, policy = moves.attempts_without_answer(order), ctx.policy.on_not_executed
+    return moves.retry_or_fail(order, event, ctx, policy=policy, count=count, code=code, retry_after_us=None)
 
 
 def ask_again(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
@@ -325,7 +333,7 @@ def ask_or_expire(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
 
 
 def next_attempt(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
-    """The wait is over: a new attempt, with a key of its own."""
+    """The wait is over: send again under the key that was refused, else a new attempt with a key of its own."""
     if order.wake_at is not None and ctx.now < order.wake_at:
         return Ignored("woken early")
     return begin(order, event, ctx)

@@ -14,6 +14,7 @@ from tallystick.engine.order import Method, Order, State
 from tallystick.engine.records import (
     AnyRecord,
     AttemptBegun,
+    AttemptResent,
     AttemptResolved,
     Context,
     DeadLetterClosed,
@@ -29,6 +30,8 @@ from tallystick.engine.retry import RetryPolicy
 
 # As the failure code of an attempt under way: somebody asked to stop, and the PSP's answer is awaited.
 CANCEL_ASKED = "cancelled_on_request"
+# The same for a person who wants a failed order tried again, while the PSP is asked about its last attempt.
+RETRY_ASKED = "retried_on_request"
 
 
 def enter(order: Order, state: State, ctx: Context, **changes: Any) -> Order:  # noqa: ANN401  (Order's own fields)
@@ -83,8 +86,7 @@ def await_evidence(
 
 def begin_attempt(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
     """Commit a new attempt as begun. Only ever called when no earlier attempt has charged or can charge."""
-    if order.stray_attempt is not None or order.charged_attempt is not None:
-        raise IllegalState(f"{order.payment_order_id} has a charge already; a new attempt would make it two")
+    _forbid_second_charge(order)
     attempt = order.attempt + 1
     begun = enter(
         order,
@@ -93,6 +95,7 @@ def begin_attempt(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
         psp=ctx.route,
         attempt=attempt,
         sends=1,
+        refusals=0,
         attempt_begun_at=ctx.now,
         last_sent_at=ctx.now,
         escalated=False,
@@ -100,6 +103,49 @@ def begin_attempt(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
     )
     row = AttemptBegun(attempt=attempt, psp=ctx.route, idempotency_key=begun.idempotency_key, begun_at=ctx.now)
     return Decision(order=begun, effects=(Effect.SEND_TO_PSP,), records=(*records, row))
+
+
+def send_again(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
+    """Commit one more send of the current attempt, under its key. Only ever called while that key is alive."""
+    _forbid_second_charge(order)
+    resent = enter(order, State.EXECUTING, ctx, sends=order.sends + 1, last_sent_at=ctx.now, failure_code=None)
+    row = AttemptResent(attempt=order.attempt, sends=resent.sends, sent_at=ctx.now)
+    return Decision(order=resent, effects=(Effect.SEND_TO_PSP,), records=(*records, row))
+
+
+def try_again(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
+    """Go on after an attempt without a charge: with a new key, or the old one if all its sends were refused.
+
+    A refusal (throttled, no connection) is certain for that send alone: a copy of it, doubled by the wire, may
+    come late and be charged. PSPs save declines under a key, but no refusals; so the same key can be used again,
+    and absorbs the copy. Under a new key the copy would be a second charge.
+    """
+    if not order.is_refused:
+        return begin_attempt(order, ctx, *records)
+    if key_alive(order, ctx):
+        return send_again(replace(order, escalated=False), ctx, *records)
+    # The key does not absorb a copy any more, and a copy may have been charged unheard: waiting out the window
+    # alone would not do. So the attempt is as unknown as one whose answer was lost, and a new one begins when the
+    # PSP, asked after the window, knows of none (`not_found`).
+    asking = replace(order, escalated=False)
+    return await_evidence(asking, State.UNKNOWN, ctx, *records, effects=(Effect.INQUIRE_AT_PSP,))
+
+
+def key_alive(order: Order, ctx: Context) -> bool:
+    """Say whether the PSP will still remember the attempt's key when a request sent now arrives (rule 5)."""
+    # It may arrive a window late, and must be harmless then, too.
+    arrives_by = ctx.now + ctx.policy.arrives_within_us
+    return order.attempt_begun_at is not None and arrives_by < order.attempt_begun_at + ctx.policy.key_lifetime_us
+
+
+def can_fence(order: Order, ctx: Context) -> bool:
+    """Say whether the PSP can kill the attempt's key, so that what arrives later does not charge (rule 4)."""
+    return ctx.policy.can_void and key_alive(order, ctx)
+
+
+def _forbid_second_charge(order: Order) -> None:
+    if order.stray_attempt is not None or order.charged_attempt is not None:
+        raise IllegalState(f"{order.payment_order_id} has a charge already; one more request could make it two")
 
 
 def succeed(
@@ -166,7 +212,7 @@ def retry_or_fail(
     code: str,
     retry_after_us: int | None,
 ) -> Outcome:
-    """The current attempt certainly did not charge: wait for the next one, or end."""
+    """The current attempt certainly did not charge: wait to try again, or end."""
     row = resolved(event, ctx, code=code)
     otherwise = decided_otherwise(order, ctx, row)
     if otherwise is not None:
@@ -176,6 +222,9 @@ def retry_or_fail(
     too_late = wait_us is not None and ctx.now + wait_us > order.created_at + policy.elapsed_max_us
     # A page that the buyer has left, or has seen declined, is not opened again behind the buyer's back.
     buyer_has_gone = order.method is Method.HOSTED_PAGE and not isinstance(event, NotExecuted)
+    if not isinstance(event, NotExecuted):
+        # The PSP has an answer saved under this key, or has none and will not get one: it is of no more use.
+        order = replace(order, refusals=0)
     if wait_us is None or too_late or buyer_has_gone:
         return fail(order, ctx, code, row, *closed)
     waiting = enter(order, State.RETRY_WAIT, ctx, wake_at=ctx.now + wait_us, failure_code=code, escalated=False)
@@ -183,9 +232,12 @@ def retry_or_fail(
 
 
 def attempts_without_answer(order: Order) -> int:
-    """Return how many attempts never reached the issuer, this one included: bounded apart from declines."""
+    """Return how often the issuer was not reached, this time included: bounded apart from declines.
+
+    By whole attempts, and by sends of the current one that were refused before this time.
+    """
     # At least this one: a PSP that takes back a decline lets the same attempt be declined and then voided.
-    return max(1, order.attempt - order.declines)
+    return max(1, order.attempt - order.declines + order.refusals)
 
 
 def mismatch(order: Order, event: Evidence, kind: str, *, remedy: str) -> MismatchOpened:

@@ -95,6 +95,8 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     """Number of the current attempt, from 1; 0 before the first."""
     sends: int = 0
     """How often the current attempt was sent, under one and the same idempotency key."""
+    refusals: int = 0
+    """Sends of the current attempt that certainly had no effect, while none before them was in doubt."""
     attempt_begun_at: int | None = None
     last_sent_at: int | None = None
     declines: int = 0
@@ -129,6 +131,14 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
         if self.state is State.SUCCESS:
             return self.ledger_updated and self.wallet_updated
         return self.state in TERMINAL
+
+    @property
+    def is_refused(self) -> bool:
+        """Say whether every send of the current attempt had no effect, so that its key is as good as new.
+
+        A copy of such a send, doubled by the wire, may still come to the PSP, and be charged under that key.
+        """
+        return self.sends == self.refusals > 0
 
     @property
     def idempotency_key(self) -> str:

@@ -20,7 +20,7 @@ _STANDING = {
     State.AWAITING_BUYER: "is waiting for the buyer to act on the PSP's page",
     State.PENDING: "is accepted by the PSP, which will tell the outcome later",
     State.UNKNOWN: "is of unknown outcome: a call was made, nobody knows what came of it, and the PSP is asked",
-    State.RETRY_WAIT: "is certainly not charged, and waiting for its next attempt",
+    State.RETRY_WAIT: "is certainly not charged, and waiting to be tried again",
     State.SUCCESS: "is charged",
     State.FAILED: "has failed: it is certainly not charged, and no further attempt will be made by itself",
     State.CANCELLED: "is cancelled before anything was charged",
@@ -130,7 +130,7 @@ def _happened(entry: LogEntry) -> str:
 
 
 _CONSEQUENCE = {
-    State.RETRY_WAIT: "; certainly not charged, so another attempt follows later.",
+    State.RETRY_WAIT: "; certainly not charged, so a new attempt follows later.",
     State.FAILED: "; no further attempt is made by itself, and a dead letter was opened.",
     State.UNKNOWN: "; the outcome is unknown, so the PSP is asked before anything else is done.",
 }
@@ -141,10 +141,12 @@ def _consequence(entry: LogEntry, attempts: dict[int, AttemptView]) -> str:
     if entry.to_state is entry.from_state:
         asked = entry.event == "WakeTimeReached" and entry.to_state in _ASKING
         return "; the PSP was asked." if asked else "; noted."
+    if entry.to_state is State.RETRY_WAIT and entry.event == "NotExecuted":
+        return "; so it is sent again later, under the same key."
     if entry.to_state is State.EXECUTING:
-        if entry.from_state is State.UNKNOWN:
-            return "; sent again under the same key, which cannot charge twice."
         begun = next((attempt for attempt in attempts.values() if attempt.begun_at == entry.at), None)
+        if begun is None and attempts:
+            return "; sent again under the same key, which cannot charge twice."
         number = f"attempt {begun.attempt} at {begun.psp}" if begun else "a new attempt"
         return f"; {number} was committed as begun, then sent."
     standing_words = _STANDING[entry.to_state].split(":", maxsplit=1)[0]

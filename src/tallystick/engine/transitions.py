@@ -23,8 +23,9 @@ What does not fit in a cell:
 * Certainty. FAILED, CANCELLED and RETRY_WAIT mean "certainly not charged". Everything short of certainty is
   UNKNOWN (or PENDING, or AWAITING_BUYER), and those are left by evidence, never because time has passed. The
   clock only makes us ask.
-* An attempt may be sent several times under one key (`sends`). "Not executed" is then certainty about that
-  send alone, so `not_executed` looks at `sends`.
+* An attempt may be sent several times under one key (`sends`). "Not executed" is certainty about that send
+  alone, so `not_executed` compares `sends` with `refusals`. Even when all were refused, a copy of one may come
+  late: the attempt is sent again under the same key, which absorbs the copy, and not begun anew (`try_again`).
 * Evidence names its attempt. Evidence about an earlier attempt than the current one is ignored, except that
   it was charged: then the order remembers a stray charge, stops the attempt under way where it can, and no
   further attempt begins. When that attempt has ended, one charge counts and the other, if any, is paid back.
@@ -230,12 +231,13 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
     ),
     S.RETRY_WAIT: _row(
         {
-            (WakeTimeReached,): Move(do.next_attempt, (S.EXECUTING, S.FAILED)),
-            # The PSP takes back its decline: then no new attempt may begin before this one has ended.
+            (WakeTimeReached,): Move(do.next_attempt, (S.EXECUTING, S.UNKNOWN, S.FAILED)),
+            # The PSP takes back its decline, or a copy of a refused request came late: no new attempt may begin
+            # before this one has ended.
             (Charged,): Move(do.charged, (S.SUCCESS, S.UNKNOWN, S.RETRY_WAIT)),
             (Accepted,): Move(do.accepted, (S.PENDING,)),
             (BuyerActionRequired,): Move(do.buyer_must_act, (S.AWAITING_BUYER,)),
-            (CancelRequested,): Move(do.cancel, (S.CANCELLED,)),
+            (CancelRequested,): Move(do.cancel, (S.CANCELLED, S.UNKNOWN)),
             (Declined, Voided): Ignore("known already"),
             (NotExecuted, OutcomeLost, NotFound): Ignore("the attempt has ended without a charge"),
             (EngineRestarted,): _ASLEEP,
@@ -262,7 +264,7 @@ TABLE: dict[State, dict[type[Event], Cell]] = {
     ),
     S.FAILED: _row(
         {
-            (RetryRequested,): Move(do.reopen, (S.EXECUTING,)),
+            (RetryRequested,): Move(do.reopen, (S.EXECUTING, S.UNKNOWN)),
             (Charged,): Contradict(do.charged_against_belief),
             (Declined, Voided, *_IDLE_EVIDENCE): Ignore("late: the order has failed, without a charge"),
             (EngineRestarted, WakeTimeReached): Ignore("nothing is left to do"),

@@ -40,7 +40,7 @@ LEGAL_MOVES: dict[State, frozenset[State]] = {
         {S.EXECUTING, S.SUCCESS, S.FAILED, S.CANCELLED, S.PENDING, S.AWAITING_BUYER, S.UNKNOWN}
     ),
     S.SUCCESS: frozenset(),
-    S.FAILED: frozenset({S.EXECUTING}),
+    S.FAILED: frozenset({S.EXECUTING, S.UNKNOWN}),
     S.CANCELLED: frozenset(),
 }
 # "Evidence only, never a timer."
@@ -100,6 +100,8 @@ class Auditor:
         self._payments: dict[str, dict[str, tuple[str, Payment]]] = {}
         """By payment order and PSP reference: the PSP and the payment as it stands."""
         self._declined: set[tuple[str, str]] = set()
+        self._copied: set[tuple[str, str]] = set()
+        """PSP and key of requests of which a copy, doubled by the wire, has arrived."""
         self._seen: dict[str, Seen] = {}
         self._cleared: set[str] = set()
         self._told: set[tuple[str, str]] = set()
@@ -132,8 +134,10 @@ class Auditor:
         """The risk check, or the person whom it called, has let an order pass."""
         self._cleared.add(order_id)
 
-    def saw_request(self, psp: str, key: str, order_id: str) -> None:
-        """A request to charge has arrived at a PSP, which has not acted on it yet."""
+    def saw_request(self, psp: str, key: str, order_id: str, *, copy: bool = False) -> None:
+        """A request to charge has arrived at a PSP, which has not acted on it yet; perhaps only a `copy`."""
+        if copy:
+            self._copied.add((psp, key))
         attempts = self.tables.attempts.get(order_id, {})
         if not any(row.idempotency_key == key and row.psp == psp for row in attempts.values()):
             self.accuse(
@@ -187,7 +191,7 @@ class Auditor:
             self.accuse(
                 "belief_equals_truth", order_id, "charged, and we know no such order", money=captured.amount
             )
-        elif order.state in _CERTAINLY_NOT_CHARGED:
+        elif order.state in _CERTAINLY_NOT_CHARGED and not self._may_be_a_copy(order, captured):
             self.accuse(
                 "belief_equals_truth",
                 order_id,
@@ -203,6 +207,18 @@ class Auditor:
                     f"charged under {captured.key}, an attempt that we believe dead",
                     money=captured.amount,
                 )
+
+    def _may_be_a_copy(self, order: Order, captured: Captured) -> bool:
+        """Say whether a charge is of a copy of a refused request, while the order waits to use its key again.
+
+        "The request had no effect" is true of what was refused and says nothing of what the wire made of it; no
+        engine can know. It is bound to meet the charge under the same key, and to have it in its books at the end.
+        """
+        if order.state is not S.RETRY_WAIT or (captured.psp, captured.key) not in self._copied:
+            return False
+        current = self.tables.attempts[order.payment_order_id][order.attempt]
+        entered = [entry for entry in self.tables.log[order.payment_order_id] if entry.to_state is S.RETRY_WAIT]
+        return current.idempotency_key == captured.key and entered[-1].event == "NotExecuted"
 
     # --- the belief: what is committed -------------------------------------------------------------------------
 
@@ -345,7 +361,7 @@ class Auditor:
                 self.accuse("belief_equals_truth", order_id, detail, money=order.amount)
         elif order.state in _CERTAINLY_NOT_CHARGED:
             for one in captures:
-                if not one.contradictory:
+                if not one.contradictory and not self._may_be_a_copy(order, one):
                     detail = f"{order.state} means certainly not charged, but {one.psp} took {one.amount}"
                     self.accuse("belief_equals_truth", order_id, detail, money=one.amount, step=one.step)
 

@@ -195,7 +195,15 @@ def _write_attempt(tables: Tables, order_id: str, record: AttemptBegun | Attempt
         return
     elif isinstance(record, AttemptResent):
         stored = attempts[record.attempt]
-        attempts[record.attempt] = replace(stored, sends=record.sends, last_sent_at=record.sent_at)
+        attempts[record.attempt] = replace(
+            stored,
+            sends=record.sends,
+            last_sent_at=record.sent_at,
+            result=None,
+            code=None,
+            psp_reference=None,
+            resolved_at=None,
+        )
     else:
         attempts[record.attempt] = replace(
             attempts[record.attempt],

@@ -19,7 +19,7 @@ from tallystick.sim.clock import EPOCH_US, SECOND_US, Promise, VirtualClock
 from tallystick.sim.entropy import TapeEntropy
 from tallystick.sim.faults import Faults
 from tallystick.sim.psp.in_process import InProcessPsp
-from tallystick.sim.psp.model import Change, KeyReused, Payment, Reply, SimulatedPsp, Status, Throttled
+from tallystick.sim.psp.model import Change, KeyReused, Payment, Reply, SimulatedPsp, Status
 from tallystick.sim.psp.tokens import Manners, treatment
 from tallystick.sim.psp.units import from_iso
 from tallystick.sim.session import Session
@@ -50,6 +50,8 @@ class Arrival(msgspec.Struct, frozen=True, kw_only=True):
     attempt: int
     number: int
     """Of the `Request` that has arrived; twice the same where the wire doubled it."""
+    copy: bool = False
+    """It is the second one, which the wire made."""
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
@@ -201,15 +203,9 @@ class SimPsp(InProcessPsp):
         what = "charge" if method is Method.CARD_TOKEN else "register"
         number = site.sent(self._session.name, what, where, request.attempt, request.idempotency_key)
 
-        turned_away = False
-
-        def arrive() -> None:
-            # Who doubles a request does it for want of an answer: one that was throttled has no second copy.
-            nonlocal turned_away
-            if not turned_away:
-                reply = self._work_on(request, method, number)
-                turned_away = isinstance(reply, Throttled)
-                self._answer_charge(request, reply, promise)
+        def arrive(*, copy: bool = False) -> None:
+            reply = self._work_on(request, method, number, copy=copy)
+            self._answer_charge(request, reply, promise)
 
         self._dispatch(request, arrive, promise)
         await self._perhaps_die("after", where)
@@ -221,9 +217,9 @@ class SimPsp(InProcessPsp):
         return answer
 
     def _dispatch(
-        self, request: ChargeRequest, arrive: Callable[[], None], promise: Promise[ChargeAnswer]
+        self, request: ChargeRequest, arrive: Callable[..., None], promise: Promise[ChargeAnswer]
     ) -> None:
-        """Put a request on the wire, or lose it there."""
+        """Put a request on the wire, or lose it there. What the PSP turns away may have a second copy, too."""
         where, strikes, site = request.payment_order_id, self._faults.strikes, self._site
         window_us = site.policy.request_window_us
         late = self._faults.how
@@ -235,12 +231,15 @@ class SimPsp(InProcessPsp):
         elif strikes("psp_429", where):
             retry_after_us = SECOND_US * late("psp_429", where).between(1, 10)
             throttled = self._not_executed(request, "throttled", retry_after_us)
+            self._perhaps_double(where, arrive)
             self._carry(_SERVER_ERROR_US, lambda: promise.settle(throttled))
         elif strikes("psp_4xx", where):
             refused = self._not_executed(request, "http_400")
+            self._perhaps_double(where, arrive)
             self._carry(_SERVER_ERROR_US, lambda: promise.settle(refused))
         elif strikes("psp_5xx_before", where):
             lost = self._lost(request, "http_500")
+            self._perhaps_double(where, arrive)
             self._carry(_SERVER_ERROR_US, lambda: promise.settle(lost))
         elif strikes("request_lost", where):
             self._virtual.call_after(TIMEOUT_US, lambda: promise.settle(give_up))
@@ -249,14 +248,19 @@ class SimPsp(InProcessPsp):
             self._virtual.call_after(TIMEOUT_US, lambda: promise.settle(give_up))
             self._carry(delay_us, arrive)
         else:
-            if strikes("request_duplicated", where):
-                # Nobody's wire doubles a request so late that the PSP has forgotten its key by then.
-                latest_us = min(window_us // DELAY_SHARE, site.policy.key_lifetime_us // 2)
-                again_us = late("request_duplicated", where).between(SECOND_US, latest_us)
-                self._carry(again_us, arrive)
+            self._perhaps_double(where, arrive)
             self._carry(self._pick_travel_us(where), arrive)
 
-    def _work_on(self, request: ChargeRequest, method: Method, number: int) -> Reply | None:
+    def _perhaps_double(self, where: str, arrive: Callable[..., None]) -> None:
+        """Have a copy of a request arrive later, as a proxy may repeat one."""
+        if self._faults.strikes("request_duplicated", where):
+            # Nobody's wire doubles a request so late that the PSP has forgotten its key by then.
+            policy = self._site.policy
+            latest_us = min(policy.request_window_us // DELAY_SHARE, policy.key_lifetime_us // 2)
+            again_us = self._faults.how("request_duplicated", where).between(SECOND_US, latest_us)
+            self._carry(again_us, lambda: arrive(copy=True))
+
+    def _work_on(self, request: ChargeRequest, method: Method, number: int, *, copy: bool) -> Reply | None:
         """Have the model act on a request that arrived; None when a magic token has it lost at the door."""
         site, model = self._site, self.model
         site.on_arrival(
@@ -267,6 +271,7 @@ class SimPsp(InProcessPsp):
                 payment_order_id=request.payment_order_id,
                 attempt=request.attempt,
                 number=number,
+                copy=copy,
             ),
         )
         draw = f"page-{site.name}-{request.idempotency_key}"

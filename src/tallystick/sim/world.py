@@ -298,7 +298,7 @@ class World:
     def _arrival(self, site: PspSite, arrival: Arrival) -> None:
         self.note(site.name, arrival.what, arrival)
         if arrival.what in ("charge", "register"):
-            self.auditor.saw_request(site.name, arrival.key, arrival.payment_order_id)
+            self.auditor.saw_request(site.name, arrival.key, arrival.payment_order_id, copy=arrival.copy)
 
     def _payment(self, site: PspSite, payment: Payment) -> None:
         self.note(site.name, "payment", payment)

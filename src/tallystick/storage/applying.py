@@ -108,6 +108,7 @@ async def _move_orders(connection: Connection, moves: Sequence[Transition]) -> N
         [order.psp for order in orders],
         [order.attempt for order in orders],
         [order.sends for order in orders],
+        [order.refusals for order in orders],
         [order.attempt_begun_at for order in orders],
         [order.last_sent_at for order in orders],
         [order.declines for order in orders],

@@ -54,6 +54,7 @@ create table payment_orders (
     psp text,
     attempt integer not null,
     sends integer not null,
+    refusals integer not null,
     attempt_begun_at bigint,
     last_sent_at bigint,
     declines integer not null,
@@ -87,6 +88,7 @@ create table payment_orders (
     constraint payment_orders_counts_not_negative check (
         version >= 0 and attempt >= 0 and sends >= 0 and declines >= 0 and inquiries >= 0
     ),
+    constraint payment_orders_refusals_are_sends check (refusals between 0 and sends),
     constraint payment_orders_success_has_charge check (
         state <> 'SUCCESS' or (psp is not null and charged_attempt is not null)
     ),

@@ -68,6 +68,7 @@ when (
         'EXECUTING>SUCCESS',
         'EXECUTING>UNKNOWN',
         'FAILED>EXECUTING',
+        'FAILED>UNKNOWN',
         'IN_REVIEW>CANCELLED',
         'IN_REVIEW>EXECUTING',
         'IN_REVIEW>FAILED',

@@ -18,8 +18,8 @@ on conflict do nothing;
 -- name: insert_orders
 insert into payment_orders (
     payment_order_id, checkout_id, partition, seller_account, buyer_account, amount_minor, currency, method,
-    psp_token, created_at, state, version, state_since, wake_at, attempt, sends, declines, inquiries, escalated,
-    updated_at
+    psp_token, created_at, state, version, state_since, wake_at, attempt, sends, refusals, declines, inquiries,
+    escalated, updated_at
 )
 select
     new.payment_order_id,
@@ -36,6 +36,7 @@ select
     0,
     new.state_since,
     null,
+    0,
     0,
     0,
     0,

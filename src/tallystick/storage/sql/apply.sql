@@ -29,6 +29,7 @@ set
     psp = moved.psp,
     attempt = moved.attempt,
     sends = moved.sends,
+    refusals = moved.refusals,
     attempt_begun_at = moved.attempt_begun_at,
     last_sent_at = moved.last_sent_at,
     declines = moved.declines,
@@ -46,12 +47,13 @@ set
 from
     unnest(
         $1::text[], $2::text[], $3::integer[], $4::text[], $5::integer[], $6::bigint[], $7::bigint[],
-        $8::text[], $9::integer[], $10::integer[], $11::bigint[], $12::bigint[], $13::integer[],
-        $14::integer[], $15::boolean[], $16::text[], $17::bigint[], $18::text[], $19::integer[], $20::text[],
-        $21::integer[], $22::text[], $23::text[], $24::bigint[]
+        $8::text[], $9::integer[], $10::integer[], $11::integer[], $12::bigint[], $13::bigint[], $14::integer[],
+        $15::integer[], $16::boolean[], $17::text[], $18::bigint[], $19::text[], $20::integer[], $21::text[],
+        $22::integer[], $23::text[], $24::text[], $25::bigint[]
     )
         as moved (
             payment_order_id, from_state, from_version, state, version, state_since, wake_at, psp, attempt, sends,
+            refusals,
             attempt_begun_at,
             last_sent_at,
             declines,
@@ -103,7 +105,12 @@ from unnest($1::text[], $2::integer[], $3::text[], $4::text[], $5::bigint[])
 update payment_attempts as stored
 set
     sends = sent.sends,
-    last_sent_at = sent.sent_at
+    last_sent_at = sent.sent_at,
+    -- What came of the sends before this one is in the log; what comes of the attempt is open again.
+    result = null,
+    code = null,
+    psp_reference = null,
+    resolved_at = null
 from
     unnest($1::text[], $2::integer[], $3::integer[], $4::bigint[])
         as sent (payment_order_id, attempt, sends, sent_at)
