@@ -199,31 +199,38 @@ def _tell(console: Console, campaign: Campaign, *, wall_s: float, files: dict[in
         f"seeds {plan.first_seed} to {last}: {campaign.orders:,} payment orders, {campaign.steps:,} steps, "
         f"{campaign.engines:,} engine processes",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"{campaign.seeds / wall_s:.1f} seeds/s, {campaign.orders / wall_s:,.0f} orders/s; "
         f"{virtual_s / 3600:,.1f} h of virtual time in {wall_s:.1f} s ({virtual_s / wall_s:,.0f} times real time)",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(
         f"reached: {len(campaign.coverage.triples):,} triples of state, event and fault in "
         f"{len(campaign.coverage.cells)} cells of the table; "
         f"{sum(map(bool, campaign.struck.values()))} of {len(BY_NAME)} fault classes",
         highlight=False,
+        soft_wrap=True,
     )
-    console.print(f"trace hash {campaign.trace_hash}", highlight=False)
+    console.print(f"trace hash {campaign.trace_hash}", highlight=False, soft_wrap=True)
     if plan.rerun:
-        console.print(f"{campaign.reruns} seeds run twice and compared", highlight=False)
+        console.print(f"{campaign.reruns} seeds run twice and compared", highlight=False, soft_wrap=True)
     for goal in campaign.goals_missed:
-        console.print(f"[yellow]goal never reached:[/yellow] {goal.name}", highlight=False)
+        console.print(f"[yellow]goal never reached:[/yellow] {goal.name}", highlight=False, soft_wrap=True)
     if campaign.diverged is not None:
-        console.print(f"[red]seed {campaign.diverged.seed} did not run the same twice:[/red]", highlight=False)
+        console.print(
+            f"[red]seed {campaign.diverged.seed} did not run the same twice:[/red]",
+            highlight=False,
+            soft_wrap=True,
+        )
         for side in _sides(campaign.diverged):
-            console.print(f"  {side}", highlight=False, markup=False)
+            console.print(f"  {side}", highlight=False, markup=False, soft_wrap=True)
     if campaign.failures:
         _tell_failures(console, campaign.failures, files)
     elif campaign.diverged is None:
-        console.print("[green]every invariant held[/green]", highlight=False)
+        console.print("[green]every invariant held[/green]", highlight=False, soft_wrap=True)
 
 
 def _tell_failures(console: Console, failures: list[TallyFile], files: dict[int, Path]) -> None:

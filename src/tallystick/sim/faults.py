@@ -69,7 +69,7 @@ TABLE: tuple[Fault, ...] = (
     ),
     *_faults(
         Site.QUESTION,
-        ("question_lost", 80_000, "an inquiry or a void gets no answer; a void may still arrive"),
+        ("question_lost", 150_000, "an inquiry or a void gets no answer; a void may still arrive"),
         ("inquiry_stale", 150_000, "the PSP answers an inquiry from an index that lags behind"),
     ),
     *_faults(
@@ -79,7 +79,7 @@ TABLE: tuple[Fault, ...] = (
         ("key_forgotten", 300_000, "the PSP remembers keys for minutes or seconds only, as it says it does"),
         (
             "decline_taken_back",
-            40_000,
+            100_000,
             "the PSP charges an attempt that it had declined: contradictory final states",
         ),
     ),
@@ -140,7 +140,7 @@ TABLE: tuple[Fault, ...] = (
     ),
     *_faults(
         Site.CLIENT,
-        ("client_cancels", 100_000, "the shop asks to stop an order, at whatever moment"),
+        ("client_cancels", 200_000, "the shop asks to stop an order, at whatever moment"),
         ("person_retries", 300_000, "a person has a failed order tried again, from the dead-letter queue"),
     ),
 )

@@ -43,9 +43,14 @@ def _believed_dead(order: Order, event: Evidence, ctx: Context) -> Outcome:
     """Treat the current attempt as one that certainly did not charge."""
     if moves.is_about_another(order, event):
         return Ignored("about another attempt")
-    policy = ctx.policy.on_not_executed
     return moves.retry_or_fail(
-        order, event, ctx, policy=policy, count=order.attempt, code="believed_dead", retry_after_us=None
+        order,
+        event,
+        ctx,
+        policy=ctx.policy.on_not_executed,
+        count=order.attempt,
+        code="believed_dead",
+        retry_after_us=event.retry_after_us if isinstance(event, NotExecuted) else None,
     )
 
 
@@ -54,7 +59,7 @@ def _believed_dead(order: Order, event: Evidence, ctx: Context) -> Outcome:
 
 @mutant(
     rule="rule 3",
-    caught_by="belief_equals_truth",
+    caught_by="no_double_charge",
 )
 def timeout_taken_as_decline() -> Iterator[None]:
     """A call without an answer is taken as one that did not charge."""
@@ -101,7 +106,7 @@ def crash_taken_as_failure() -> Iterator[None]:
 
 @mutant(
     rule="rule 4",
-    caught_by="belief_equals_truth",
+    caught_by="no_double_charge",
 )
 def not_found_believed_at_once() -> Iterator[None]:
     """An inquiry that finds nothing is believed without a fence and without waiting."""
@@ -111,7 +116,11 @@ def not_found_believed_at_once() -> Iterator[None]:
 
 @mutant(
     rule="rule 4",
-    caught_by="belief_equals_truth",
+    caught_by="no_double_charge",
+    faults=(
+        "key_forgotten",
+        "request_delayed",
+    ),
 )
 def window_not_waited_out() -> Iterator[None]:
     """Where nothing can be fenced, "not found" is believed before the request's stated window is over."""
@@ -131,7 +140,7 @@ def window_not_waited_out() -> Iterator[None]:
     faults=(
         "client_cancels",
         "question_lost",
-        "buyer_late",
+        "psp_breaks",
         "webhook_lost",
     ),
 )
@@ -150,28 +159,43 @@ def unanswered_void_believed() -> Iterator[None]:
 
 @mutant(
     rule="rule 3",
-    caught_by="belief_equals_truth",
+    caught_by="no_double_charge",
+    faults=(
+        "request_delayed",
+        "psp_429",
+        "psp_4xx",
+    ),
 )
 def earlier_send_forgotten() -> Iterator[None]:
     """That a resend was not executed is believed of the earlier sends, too."""
 
     def not_executed(order: Order, event: NotExecuted, ctx: Context) -> Outcome:
-        return _not_executed(replace(order, sends=1), event, ctx)
+        return _believed_dead(order, event, ctx) if order.sends > 1 else _not_executed(order, event, ctx)
 
-    with cells(S.EXECUTING, NotExecuted, by=Move(not_executed, _ENDS)):
+    with cells(S.EXECUTING, NotExecuted, by=Move(not_executed, (S.UNKNOWN, *_ENDS))):
         yield
 
 
 @mutant(
     rule="rule 3",
-    caught_by="belief_equals_truth",
+    caught_by="no_double_charge",
+    faults=(
+        "tight_mailboxes",
+        "psp_down",
+        "request_delayed",
+        "request_lost",
+        "response_lost",
+        "inquiry_stale",
+        "webhook_lost",
+    ),
 )
 def breaker_refusal_believed() -> Iterator[None]:
     """A resend that the circuit breaker held back ends the attempt, although an earlier send went out."""
 
     def not_executed(order: Order, event: NotExecuted, ctx: Context) -> Outcome:
-        believed = replace(order, sends=1) if event.reason == "circuit_open" else order
-        return _not_executed(believed, event, ctx)
+        if order.sends > 1 and event.reason == "circuit_open":
+            return _believed_dead(order, event, ctx)
+        return _not_executed(order, event, ctx)
 
     with cells(S.EXECUTING, NotExecuted, by=Move(not_executed, (S.UNKNOWN, *_ENDS))):
         yield
@@ -329,6 +353,7 @@ def cancelled_in_flight() -> Iterator[None]:
 @mutant(
     rule="DESIGN 11: belief equals truth",
     caught_by="belief_equals_truth",
+    faults=("psp_other_amount",),
 )
 def amount_not_compared() -> Iterator[None]:
     """A charge counts, whatever its amount."""
@@ -400,6 +425,13 @@ def contradiction_ignored() -> Iterator[None]:
 @mutant(
     rule="rule 6",
     caught_by="no_lost_charge",
+    faults=(
+        "decline_taken_back",
+        "person_retries",
+        "response_slow",
+        "response_lost",
+        "request_delayed",
+    ),
 )
 def stray_charge_forgotten() -> Iterator[None]:
     """An earlier attempt that was charged after all is not remembered."""

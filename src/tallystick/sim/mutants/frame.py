@@ -1,8 +1,8 @@
 """What a mutant is, and the tools that mutants are made of: put something else in a place, and put it back.
 
-To add a mutant: write a generator function that yields once while the safeguard is off, with a docstring that says
-what is off; decorate it with `mutant(...)`; and give it a seed in `known_seeds.json` (`tallystick sim mutants
---names NAME` finds one).
+To add a mutant: write a generator function that yields once while the safeguard is off, with a docstring that
+says what is off, and decorate it with `mutant(...)`. `tallystick sim mutants --names NAME --json FILE` finds
+a seed that kills it, and `tools/mutant_table.py FILE` keeps that seed for the tests.
 """
 
 from collections.abc import Callable, Iterator
