@@ -81,7 +81,9 @@ def _tell(console: Console, file: TallyFile, recording: Recording) -> None:
     broken = tuple([verdict for verdict in file.verdicts if verdict.invariant == file.invariant])
     mutant = f", with the safeguard {file.options.mutant} switched off" if file.options.mutant else ""
     console.print(
-        f"\n[bold]{file.invariant}[/bold] still breaks{mutant}; {in_words(file.money)} is wrong", highlight=False
+        f"\n[bold]{file.invariant}[/bold] still breaks{mutant}; {in_words(file.money)} is wrong",
+        highlight=False,
+        soft_wrap=True,
     )
     _lines(console, tell_verdicts(broken))
     others = dict.fromkeys(one.invariant for one in file.verdicts if one.invariant != file.invariant)
