@@ -175,3 +175,31 @@ async def test_a_full_mailbox_pushes_back() -> None:
         await writer.ask(3)
     assert scope.cancelled_caught
     assert len(writer) == 2
+
+
+async def test_a_batch_is_bounded_by_rows_where_items_have_many(nursery: trio.Nursery) -> None:
+    """Items of many rows (checkouts of 999 orders) fill a batch by their rows, and one always fits."""
+    book = Book()
+    writer = writer_of(book, batch_max=10, rows=lambda item: item)
+    replies = [writer.ask_nowait(item) for item in (4, 4, 4, 4, 50, 1)]
+    nursery.start_soon(writer.run)
+    for reply in replies:
+        await reply.wait()
+    assert book.batches == [[4, 4, 4], [4, 50], [1]]
+
+
+async def test_every_item_is_let_go_once_however_it_ends(nursery: trio.Nursery, autojump_clock: object) -> None:
+    """What was reserved for an item is given back after a commit, a refusal, or giving up; callers may be gone."""
+    book = Book()
+    let_go: list[int] = []
+    writer = writer_of(book, on_settled=let_go.extend, give_up_after_s=1.0)
+    nursery.start_soon(writer.run)
+    await ask_all(writer, [11, BROKEN, 12])
+    assert sorted(let_go) == [BROKEN, 11, 12]
+    let_go.clear()
+    book.trouble = [StoreUnavailable("gone")] * 50
+    with trio.move_on_after(0.1):
+        await writer.ask(5)
+    await trio.sleep(2)
+    assert let_go == [5]
+    assert writer.unavailable_since is None, "an idle writer must not say for ever that the store is away"

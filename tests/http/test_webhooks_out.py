@@ -143,13 +143,14 @@ async def test_a_refused_connection_is_a_failure_to_repeat() -> None:
             await hook.deliver([event(1, "po-1")])
 
 
-async def test_410_ends_it() -> None:
-    """A receiver that is gone for good is not asked again, and holds nobody up."""
+async def test_after_410_nothing_is_sent_and_nothing_is_lost() -> None:
+    """A receiver that is gone is not asked again; its cursor stands still, so its events wait for it."""
     merchant = Merchant()
     merchant.answers["po-1"] = [410]
     async with delivering_to(merchant) as hook:
-        await hook.deliver([event(1, "po-1")])
-        await hook.deliver([event(2, "po-2")])
+        for page in ([event(1, "po-1")], [event(1, "po-1"), event(2, "po-2", "b")]):
+            with pytest.raises(DeliveryFailed):
+                await hook.deliver(page)
     assert merchant.orders == ["po-1"]
 
 

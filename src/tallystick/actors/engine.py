@@ -5,7 +5,6 @@ root
 ├─ ledger, wallet              the two books
 ├─ reader, viewer              read sleeping orders, and checkouts that are waited for, in batches
 ├─ orders                      one actor per live order (gateways call PSPs on their behalf)
-├─ recovery                    once, at start
 ├─ scheduler, sweeper
 ├─ relay:<receiver>            one per receiver of the outbox
 └─ lease                       keeps our partitions ours
@@ -66,6 +65,8 @@ O = TypeVar("O")  # noqa: E741  (outcomes, as in writer.py)
 
 # A watcher of a checkout re-reads it this often even when nothing was announced: another engine may have moved it.
 _WATCH_POLL_S = 2.0
+# A database that takes longer than this for a row by its key is taken for one that does not answer.
+_PATIENCE_S = 2.0
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -91,6 +92,8 @@ class Engine:
         self._ports = ports
         self._settings = settings
         self._draining = False
+        self._lease_asked_at: float | None = None
+        """Since when a renewal of the lease waits for its answer; seconds of trio's clock."""
         self._moves = 0
         self._watchers: dict[str, set[trio.Event]] = {}
         self._gateways = {
@@ -105,7 +108,9 @@ class Engine:
             "acceptance",
             ports.store.accept,
             capacity=settings.accept_queue_max,
+            rows=lambda intent: len(intent.orders),
             on_written=self._start_accepted,
+            on_settled=lambda intents: self._orders.release(sum(len(intent.orders) for intent in intents)),
             give_up_after_s=settings.accept_give_up_s,
         )
         self._transitions = self._writer(
@@ -159,7 +164,9 @@ class Engine:
         *,
         capacity: int | None = None,
         key: Callable[[I], Hashable] | None = None,
+        rows: Callable[[I], int] | None = None,
         on_written: Callable[[Sequence[I], Sequence[O]], None] | None = None,
+        on_settled: Callable[[Sequence[I]], None] | None = None,
         give_up_after_s: float | None = None,
     ) -> BatchWriter[I, O]:
         return BatchWriter(
@@ -170,7 +177,9 @@ class Engine:
             batch_max=self._settings.batch_rows_max,
             delivery=self._ports.delivery,
             key=key,
+            rows=rows,
             on_written=on_written,
+            on_settled=on_settled,
             give_up_after_s=give_up_after_s,
         )
 
@@ -184,21 +193,22 @@ class Engine:
             self.metrics.accepted.labels("overloaded").inc()
             raise Overloaded(retry_after_s=1)
         try:
-            outcome = await self._acceptance.ask_nowait(intent).wait()
+            reply = self._acceptance.ask_nowait(intent)
         except trio.WouldBlock:
+            self._orders.release(count)
             self.metrics.accepted.labels("overloaded").inc()
             raise Overloaded(retry_after_s=1) from None
-        finally:
-            self._orders.release(count)
+        # The room is given back when the batch is settled, even if the caller has left by then.
+        outcome = await reply.wait()
         if isinstance(outcome, PaymentRefused):
             self.metrics.accepted.labels("conflict").inc()
             raise ContentConflict(outcome.field, outcome.detail)
-        self.metrics.accepted.labels("new" if outcome.new else "repeated").inc()
+        self.metrics.accepted.labels("new" if _is_ours(intent, outcome) else "repeated").inc()
         return Receipt(
             checkout_id=intent.checkout_id,
             payment_order_ids=tuple(sorted([order.payment_order_id for order in intent.orders])),
             accepted_at=outcome.at,
-            new=outcome.new,
+            new=_is_ours(intent, outcome),
         )
 
     async def wait(self, checkout_id: str, *, timeout_s: float) -> CheckoutView:
@@ -239,6 +249,8 @@ class Engine:
         for writer in self._writers:
             if writer.unavailable_since is not None:
                 return "the database does not answer"
+        if self._lease_asked_at is not None and trio.current_time() - self._lease_asked_at > _PATIENCE_S:
+            return "the database does not answer"
         if len(self._orders) >= self._settings.live_orders_max:
             return "at capacity"
         return None
@@ -263,7 +275,7 @@ class Engine:
     def _start_accepted(self, intents: Sequence[AcceptPayment], outcomes: Sequence[AcceptOutcome]) -> None:
         """Right after the commit, and before anybody is answered: the caller may be gone by then."""
         for intent, outcome in zip(intents, outcomes, strict=True):
-            if isinstance(outcome, PaymentAccepted) and outcome.new:
+            if isinstance(outcome, PaymentAccepted) and _is_ours(intent, outcome):
                 self._orders.start(intent.orders)
 
     def _moves_written(self, moves: Sequence[Transition], _: Sequence[TransitionOutcome]) -> None:
@@ -314,8 +326,7 @@ class Engine:
             *(Child(name=name, run=run) for name, run in self._books.runs.items()),
             Child(name="reader", run=self._reader.run),
             Child(name="viewer", run=self._viewer.run),
-            Child(name="orders", run=lambda: self._orders.run(around)),
-            Child(name="recovery", run=self._sweeper.recover, temporary=True),
+            Child(name="orders", run=lambda: self._orders.run(around, recover=self._sweeper.recover)),
             Child(name="scheduler", run=self._scheduler.run),
             Child(name="sweeper", run=self._sweeper.run),
             *(Child(name=relay.name, run=relay.run) for relay in self._relays),
@@ -325,8 +336,11 @@ class Engine:
     async def _keep_lease(self) -> None:
         while True:
             await trio.sleep(self._settings.lease_ttl_us / SECOND_US / 3)
+            # It is also how an idle engine notices that its database is away: `not_ready_because` looks here.
+            self._lease_asked_at = self._lease_asked_at or trio.current_time()
             try:
                 await self.store.renew_lease(now=self.clock.now(), ttl_us=self._settings.lease_ttl_us)
+                self._lease_asked_at = None
             except (StoreUnavailable, CommitUnknown) as error:
                 # A lease that ends while the database is away costs nothing: every write is fenced on its own.
                 log.warning("lease_not_renewed", error=str(error))
@@ -346,6 +360,11 @@ class Engine:
             await self._orders.wait_until_idle()
             return
         log.warning("drain_bound_reached", live_orders=len(self._orders))
+
+
+def _is_ours(intent: AcceptPayment, outcome: PaymentAccepted) -> bool:
+    """Say whether this very intent recorded the payment: now, or by a commit whose answer was lost."""
+    return outcome.new or outcome.at == intent.at
 
 
 @asynccontextmanager

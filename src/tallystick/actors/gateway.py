@@ -20,7 +20,6 @@ from tallystick.engine.events import AnyEvidence, NotExecuted, OutcomeLost, Sour
 from tallystick.engine.order import Method, Order
 from tallystick.engine.ports import ChargeRequest, Clock, Psp, PspQuery
 from tallystick.engine.records import Effect
-from tallystick.engine.retry import SECOND_US
 
 log = structlog.get_logger("tallystick.gateway")
 
@@ -93,7 +92,13 @@ class Gateway:
         self._settings = settings
         self._clock = clock
         self._metrics = metrics
-        self._slots = trio.Semaphore(settings.concurrency_max)
+        # Questions have slots of their own: charges that hang must not keep lost outcomes from being asked about.
+        questions = max(1, settings.concurrency_max // 4)
+        self._slots = {
+            Effect.SEND_TO_PSP: trio.Semaphore(settings.concurrency_max),
+            Effect.INQUIRE_AT_PSP: trio.Semaphore(questions),
+            Effect.VOID_AT_PSP: trio.Semaphore(questions),
+        }
         self._breaker = Breaker(failures_max=settings.breaker_failures, open_s=settings.breaker_open_s)
         self._pace = Pace(settings.rate_per_s) if settings.rate_per_s else None
         self._in_flight = metrics.psp_in_flight.labels(psp.name)
@@ -127,8 +132,8 @@ class Gateway:
                 source=Source.RESPONSE,
                 psp=self.psp.name,
                 attempt=order.attempt,
+                # No Retry-After: the PSP has said nothing, and all its orders waking at once would trample it.
                 reason="circuit_open",
-                retry_after_us=int(wait_s * SECOND_US),
             )
         if self._pace is not None:
             await self._pace.turn()
@@ -174,9 +179,9 @@ class Gateway:
         answer: AnyEvidence | None = None
         # The non-waiting core first: a turn of the scheduler for every free slot is a tenth of a payment's cost.
         try:
-            self._slots.acquire_nowait()
+            self._slots[effect].acquire_nowait()
         except trio.WouldBlock:
-            await self._slots.acquire()
+            await self._slots[effect].acquire()
         try:
             started = trio.current_time()
             self._in_flight.inc()
@@ -187,7 +192,7 @@ class Gateway:
                 self._in_flight.dec()
                 self._seconds[effect].observe(trio.current_time() - started)
         finally:
-            self._slots.release()
+            self._slots[effect].release()
         if answer is None:
             answer = OutcomeLost(
                 source=source, psp=self.psp.name, attempt=order.attempt, reason="no answer in time"

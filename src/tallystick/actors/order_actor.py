@@ -33,6 +33,10 @@ _SUPERSEDED_MAX = 20
 _encode = msgspec.json.Encoder().encode
 
 
+class AdapterFailed(TallystickError):
+    """A PSP adapter raised: a bug of the adapter. What came of the call is found out by asking."""
+
+
 class RiskCheckFailed(TallystickError):
     """The risk check, which is somebody else's, gave no verdict. The order waits, unsent, and is checked again."""
 
@@ -93,7 +97,7 @@ class OrderActor:
 
     async def _handle(self, message: OrderMessage) -> None:
         if isinstance(message, CallCrashed):
-            raise message.error
+            raise AdapterFailed(repr(message.error)) from message.error
         if isinstance(message, Asked):
             try:
                 await self._drive(message.event)

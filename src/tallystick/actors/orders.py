@@ -14,7 +14,14 @@ import trio
 
 from tallystick.actors.mailbox import Reply
 from tallystick.actors.metrics import Metrics
-from tallystick.actors.order_actor import Asked, OrderActor, OrderMessage, RiskCheckFailed, Surroundings
+from tallystick.actors.order_actor import (
+    AdapterFailed,
+    Asked,
+    OrderActor,
+    OrderMessage,
+    RiskCheckFailed,
+    Surroundings,
+)
 from tallystick.actors.supervisor import NOT_SURVIVABLE, CrashCount, RestartLimit, RestartsExhausted
 from tallystick.actors.writer import BatchWriter
 from tallystick.engine.errors import NotFoundError, Overloaded, StoreError, traceback_of
@@ -72,12 +79,17 @@ class Orders:
         early = sum([len(messages) for messages in self._early.values()])
         return early + sum([len(actor.mailbox) for actor in self._live.values() if actor is not None])
 
-    async def run(self, around: Surroundings) -> None:
-        """Be the parent of all order actors until cancelled. Raises what escalates."""
+    async def run(self, around: Surroundings, *, recover: Callable[[], Awaitable[None]] | None = None) -> None:
+        """Be the parent of all order actors until cancelled; `recover` resumes what the last parent left.
+
+        Raises what escalates.
+        """
         async with trio.open_nursery() as nursery:
             self._around, self._nursery = around, nursery
             self.started.set()
             try:
+                if recover is not None:
+                    await recover()
                 await trio.sleep_forever()
             finally:
                 # Inside the nursery: once its last child has ended it takes no new one, and says so by raising.
@@ -224,7 +236,7 @@ class Orders:
     def _crashed(self, payment_order_id: str, crashes: CrashCount, error: Exception) -> float | None:
         now = self._clock.now()
         self._metrics.restarts.labels("order").inc()
-        from_outside = isinstance(error, StoreError | RiskCheckFailed)
+        from_outside = isinstance(error, StoreError | RiskCheckFailed | AdapterFailed)
         wait_s = crashes.wait_s(now)
         log.error(
             "order_actor_crashed",

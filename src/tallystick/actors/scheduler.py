@@ -46,6 +46,11 @@ class Scheduler:
             self._next_at = None
             due = await self._store.due(now=self._clock.now(), limit=self._settings.scheduler_page)
             asleep = [order_id for order_id in due if not self._is_live(order_id)]
+            if due and not asleep and len(due) == self._settings.scheduler_page:
+                # Live ones fill the page (calls that hang, say); behind them others may be due.
+                page = self._settings.scheduler_page + self._settings.live_orders_max
+                due = await self._store.due(now=self._clock.now(), limit=page)
+                asleep = [order_id for order_id in due if not self._is_live(order_id)]
             for order_id in asleep:
                 await self._wake(order_id, WakeTimeReached())
             # Due orders that are live move their own time on shortly; a full page means that more are due.

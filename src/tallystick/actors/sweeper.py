@@ -12,6 +12,7 @@ import trio
 
 from tallystick.actors.metrics import Metrics
 from tallystick.actors.settings import EngineSettings
+from tallystick.engine.errors import StoreUnavailable
 from tallystick.engine.events import AnyEvent, EngineRestarted
 from tallystick.engine.order import State
 from tallystick.engine.ports import Clock, Store
@@ -24,6 +25,7 @@ _SELF_MOVING = (State.NOT_STARTED, State.EXECUTING, State.SUCCESS)
 # A sweep resumes at most this many orders; the next sweep takes the next ones.
 _RESUME_PAGE = 500
 _PURGE_PAGE = 5_000
+_STORE_RETRY_S = 0.5
 # An order younger than this is on its way from the acceptance to its actor.
 _GRACE_US = 5 * SECOND_US
 
@@ -50,9 +52,16 @@ class Sweeper:
         self._alerted: set[str] = set()
 
     async def recover(self) -> None:
-        """Resume every order that a former engine left between two steps. Once, at start."""
+        """Resume every order that was left between two steps, by a former engine or by crashed order actors."""
         after, resumed = "", 0
-        while page := await self._store.unfinished(after=after, limit=_RESUME_PAGE):
+        while True:
+            try:
+                page = await self._store.unfinished(after=after, limit=_RESUME_PAGE)
+            except StoreUnavailable:
+                await trio.sleep(_STORE_RETRY_S)
+                continue
+            if not page:
+                break
             after = page[-1]
             for order_id in page:
                 if not self._is_live(order_id):  # accepted since we started
@@ -72,7 +81,9 @@ class Sweeper:
         now = self._clock.now()
         await self._measure(now)
         await self._alert(now)
-        stuck = await self._store.stuck(states=_SELF_MOVING, since_before=now - _GRACE_US, limit=_RESUME_PAGE)
+        # Live ones come first when they hang, so the page has room for all of them.
+        page = _RESUME_PAGE + self._settings.live_orders_max
+        stuck = await self._store.stuck(states=_SELF_MOVING, since_before=now - _GRACE_US, limit=page)
         for order in stuck:
             if not self._is_live(order.payment_order_id):
                 await self._wake(order.payment_order_id, EngineRestarted())

@@ -48,20 +48,26 @@ class BatchWriter(Generic[I, O]):
         batch_max: int,
         delivery: Delivery | None = None,
         key: Callable[[I], Hashable] | None = None,
+        rows: Callable[[I], int] | None = None,
         on_written: Callable[[Sequence[I], Sequence[O]], None] | None = None,
+        on_settled: Callable[[Sequence[I]], None] | None = None,
         give_up_after_s: float | None = None,
     ) -> None:
         """Make a writer; its `run` is supervised.
 
-        `key`: two items with the same key never share a batch. `on_written` runs after the commit and before
-        any answer. `give_up_after_s`: then callers get the store's error; None repeats until the store is back.
+        `key`: two items with the same key never share a batch. `rows`: how much of `batch_max` an item takes, one
+        unless given. `on_written` runs after the commit and before any answer, `on_settled` after that, and also
+        when there was no commit. `give_up_after_s`: then callers get the store's error; None repeats until the
+        store is back.
         """
         self.name = name
         self._write = write
         self._mailbox: Mailbox[tuple[I, Reply[O]]] = Mailbox(name, capacity=capacity, delivery=delivery)
         self._batch_max = batch_max
         self._key = key
+        self._rows = rows
         self._on_written = on_written
+        self._on_settled = on_settled
         self._give_up_after_s = give_up_after_s
         self._held: deque[tuple[I, Reply[O]]] = deque()
         self._store_errors = metrics.store_errors
@@ -98,11 +104,13 @@ class BatchWriter(Generic[I, O]):
         queued, self._held = self._held, deque()
         if not queued:
             queued.append(await self._mailbox.get())
-        while len(queued) < self._batch_max:
+        room = self._batch_max - sum(map(self._rows_of, queued))
+        while room > 0:
             try:
                 queued.append(self._mailbox.get_nowait())
             except trio.WouldBlock:
                 break
+            room -= self._rows_of(queued[-1])
         if self._key is None:
             return list(queued)
         batch, keys = [], set()
@@ -115,6 +123,9 @@ class BatchWriter(Generic[I, O]):
                 batch.append((item, reply))
         return batch
 
+    def _rows_of(self, queued: tuple[I, Reply[O]]) -> int:
+        return 1 if self._rows is None else self._rows(queued[0])
+
     async def _settle(self, batch: list[tuple[I, Reply[O]]]) -> None:
         items = [item for item, _ in batch]
         try:
@@ -123,6 +134,7 @@ class BatchWriter(Generic[I, O]):
                 raise IllegalState(f"{self.name}: {len(items)} items, {len(outcomes)} outcomes")  # noqa: TRY301  (a crash like any)
             if self._on_written is not None:
                 self._on_written(items, outcomes)
+            self._let_go(items)
         except StoreError as error:
             self._fail(batch, error)
             if isinstance(error, Fenced):
@@ -139,8 +151,12 @@ class BatchWriter(Generic[I, O]):
             for (_, reply), outcome in zip(batch, outcomes, strict=True):
                 reply.set(outcome)
 
-    @staticmethod
-    def _fail(batch: list[tuple[I, Reply[O]]], error: Exception) -> None:
+    def _let_go(self, items: list[I]) -> None:
+        if self._on_settled is not None:
+            self._on_settled(items)
+
+    def _fail(self, batch: list[tuple[I, Reply[O]]], error: Exception) -> None:
+        self._let_go([item for item, _ in batch])
         for _, reply in batch:
             reply.fail(error)
 
@@ -158,6 +174,8 @@ class BatchWriter(Generic[I, O]):
                     log.warning("store_unavailable", writer=self.name, error=str(error))
                 self._store_errors.labels(self.name, type(error).__name__).inc()
                 if self._give_up_after_s is not None and now - began >= self._give_up_after_s:
+                    # Whether it is still away, the next one to ask finds out; nobody may ever ask here again.
+                    self.unavailable_since = None
                     raise
                 await trio.sleep(backoff_s)
                 backoff_s = min(_BACKOFF_MAX_S, backoff_s * 2)

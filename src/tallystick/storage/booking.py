@@ -18,6 +18,9 @@ from tallystick.storage.queries import queries
 
 _SQL = queries("books")
 
+ACCOUNTS_KNOWN_MAX = 100_000
+"""About 20 MB."""
+
 
 class PostedAlready(Exception):
     """Some of the causes were posted before; find out which, then try again without them."""
@@ -38,13 +41,20 @@ class Ledger:
 
     def __init__(self) -> None:
         self.head: Head | None = None
-        self.accounts: frozenset[Account] = frozenset()
+        self.accounts: set[Account] = set()
+
+    def wrote(self, head: Head, accounts: Iterable[Account]) -> None:
+        """Note what a committed batch wrote. A forgotten account costs one question, so the set is bounded."""
+        self.head = head
+        if len(self.accounts) > ACCOUNTS_KNOWN_MAX:
+            self.accounts.clear()
+        self.accounts.update(accounts)
 
 
 async def post(
     connection: Connection, lease: Lease | None, transfers: Sequence[Transfer], ledger: Ledger
-) -> tuple[Head, frozenset[Account]]:
-    """Append transfers of different causes; return the new head and all accounts known to exist.
+) -> tuple[Head, set[Account]]:
+    """Append transfers of different causes; return the new head and the accounts that exist now.
 
     The caller keeps both once the commit is certain. Raises PostedAlready and Fenced.
     """
@@ -69,7 +79,7 @@ async def post(
         raise PostedAlready
     await _move_balances(connection, transfers)
     await _set_flags(connection, "flag_ledger", transfers)
-    return head, ledger.accounts | touched
+    return head, touched
 
 
 async def _move_head(

@@ -107,7 +107,7 @@ class PostgresStore:
                 transfers=[wanted[cause] for cause in causes],
                 ledger=self._ledger,
             )
-            self._ledger.head, self._ledger.accounts = await self._bridge.write(post)
+            self._ledger.wrote(*await self._bridge.write(post))
 
         new = await self._write_new(list(wanted), write, known_by="transfer_causes")
         return _posted([item.transfer.cause for item in batch], new)

@@ -1,7 +1,8 @@
 """Signed webhooks to a merchant: a receiver of the outbox that speaks Standard Webhooks.
 
 The `webhook-id` stands for the event's id and is the same on every try; the timestamp is of the try. 2xx is
-success, 410 means "no more", anything else is tried again later, in order per checkout.
+success, 410 means "send no more" (the events wait in the outbox), anything else is tried again later, in order
+per checkout.
 Source: the Standard Webhooks specification, https://www.standardwebhooks.com.
 """
 
@@ -58,7 +59,7 @@ class MerchantWebhook:
     async def deliver(self, events: Sequence[OutboxEvent]) -> None:
         """Deliver a page. Raises DeliveryFailed when any event was not taken."""
         if self._gone:
-            return
+            raise DeliveryFailed("the receiver answered 410; its events wait here until it is set up again")
         self._delivered &= {event.event_id for event in events}
         problems: list[str] = []
         slots = trio.Semaphore(_CONCURRENCY)
@@ -66,7 +67,7 @@ class MerchantWebhook:
             for group in _by_order(events):
                 await slots.acquire()
                 nursery.start_soon(self._deliver_group, group, problems, slots)
-        if problems and not self._gone:
+        if problems:
             raise DeliveryFailed(f"{len(problems)} events not taken, the first: {problems[0]}")
         self._delivered.clear()
 
@@ -104,7 +105,6 @@ class MerchantWebhook:
         if response.status_code == _GONE:
             self._gone = True
             log.error("merchant_webhook_gone", url=self._url, detail="answered 410; nothing more is sent to it")
-            return None
         return None if response.is_success else f"HTTP {response.status_code}"
 
 
