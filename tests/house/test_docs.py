@@ -189,9 +189,9 @@ def test_tables_in_the_simulators_page_have_a_place() -> None:
     assert all(f"| {state} | {event} |" in made for state, event in NEVER_MADE)
 
 
-def test_what_the_page_says_of_commands_is_so() -> None:
-    """Every command of the step-through is explained."""
-    page = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+def test_every_command_of_the_step_through_is_explained() -> None:
+    """A command that nobody has heard of might as well not exist."""
+    page = (ROOT / "docs" / "step-through.md").read_text(encoding="utf-8")
     assert [name for name in COMMANDS if f"`{name}" not in page] == []
 
 
