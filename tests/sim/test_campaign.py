@@ -9,6 +9,7 @@ from tests.support.worlds import drifting
 
 from tallystick.actors import order_actor
 from tallystick.cli.sim_run import RunArguments, run_run
+from tallystick.cli.sim_stores import worlds_on
 from tallystick.engine.errors import SetupError
 from tallystick.engine.events import EVENTS
 from tallystick.engine.order import State
@@ -182,3 +183,11 @@ def test_a_wrong_option_is_one_clear_line(tmp_path: Path, changes: dict[str, Any
     with pytest.raises(SetupError, match=words) as raised:
         run_run(arguments(tmp_path, **changes))
     assert "\n" not in str(raised.value)
+
+
+def test_ctrl_c_leaves_as_what_it_is() -> None:
+    """Within a run it comes wrapped in the groups of nurseries; the command line ends with 130 only for itself."""
+    with pytest.raises(KeyboardInterrupt), worlds_on("memory"):
+        raise BaseExceptionGroup("nursery", [BaseExceptionGroup("nursery", [KeyboardInterrupt()])])
+    with pytest.raises(BaseExceptionGroup), worlds_on("memory"):
+        raise BaseExceptionGroup("nursery", [ValueError()])

@@ -37,9 +37,10 @@ def worlds_on(store: str) -> Iterator[MakeWorld]:
     if store not in STORES:
         raise SetupError(f"--store must be {' or '.join(STORES)}, not {store!r}")
     if store == "memory":
-        yield World
+        with _interruptible():
+            yield World
         return
-    with TemporaryDirectory(prefix="tallystick-sim-") as name:
+    with _interruptible(), TemporaryDirectory(prefix="tallystick-sim-") as name:
         folder = Path(name)
         folder.chmod(0o755)  # as root, another user runs the server, and must get through
         account = embedded.account_for(folder / "postgres")
@@ -53,6 +54,17 @@ def worlds_on(store: str) -> Iterator[MakeWorld]:
                 yield PostgresWorlds(server.socket_folder)
             finally:
                 trio.run(server.stop)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Let Ctrl-C out as what it is: within a run it comes wrapped in the groups of trio's nurseries."""
+    try:
+        yield
+    except BaseExceptionGroup as group:
+        if group.subgroup(KeyboardInterrupt) is None:
+            raise
+        raise KeyboardInterrupt from group
 
 
 async def _prepare(server: EmbeddedServer) -> None:
