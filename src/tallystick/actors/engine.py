@@ -203,12 +203,12 @@ class Engine:
         if isinstance(outcome, PaymentRefused):
             self.metrics.accepted.labels("conflict").inc()
             raise ContentConflict(outcome.field, outcome.detail)
-        self.metrics.accepted.labels("new" if _is_ours(intent, outcome) else "repeated").inc()
+        self.metrics.accepted.labels("new" if outcome.new else "repeated").inc()
         return Receipt(
             checkout_id=intent.checkout_id,
             payment_order_ids=tuple(sorted([order.payment_order_id for order in intent.orders])),
             accepted_at=outcome.at,
-            new=_is_ours(intent, outcome),
+            new=outcome.new,
         )
 
     async def wait(self, checkout_id: str, *, timeout_s: float) -> CheckoutView:
@@ -275,7 +275,8 @@ class Engine:
     def _start_accepted(self, intents: Sequence[AcceptPayment], outcomes: Sequence[AcceptOutcome]) -> None:
         """Right after the commit, and before anybody is answered: the caller may be gone by then."""
         for intent, outcome in zip(intents, outcomes, strict=True):
-            if isinstance(outcome, PaymentAccepted) and _is_ours(intent, outcome):
+            # Recorded now; or, by its time, by a commit of ours whose answer was lost. Starting twice is harmless.
+            if isinstance(outcome, PaymentAccepted) and (outcome.new or outcome.at == intent.at):
                 self._orders.start(intent.orders)
 
     def _moves_written(self, moves: Sequence[Transition], _: Sequence[TransitionOutcome]) -> None:
@@ -360,11 +361,6 @@ class Engine:
             await self._orders.wait_until_idle()
             return
         log.warning("drain_bound_reached", live_orders=len(self._orders))
-
-
-def _is_ours(intent: AcceptPayment, outcome: PaymentAccepted) -> bool:
-    """Say whether this very intent recorded the payment: now, or by a commit whose answer was lost."""
-    return outcome.new or outcome.at == intent.at
 
 
 @asynccontextmanager
