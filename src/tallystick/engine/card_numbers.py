@@ -3,8 +3,12 @@
 A card number is 12 to 19 digits that begin like those of a card scheme, have a length which that scheme issues,
 and pass the Luhn check. Digits may be of any script, and anything but letters may stand between them; a number
 must begin and end where a group of digits does. What cannot be told from a card number is taken for one: of
-plain 16-digit ids that begin like a card, one in ten is refused. Two shapes are known to be something else:
-UUIDs, and hexadecimal digests and ids of the usual lengths, when they hold at least one letter.
+plain 16-digit ids that begin like a card, one in ten is refused. Two shapes are known to be something else, when
+they hold at least one letter: UUIDs, and hexadecimal digests and ids of the usual lengths, these unless a card
+number stands in them in one piece.
+
+What is not found: a number with letters between its digits, in words, or encoded, and one whose pieces are spread
+over several fields or members of an object. That takes intent, and no pattern stops intent.
 """
 
 import re
@@ -15,13 +19,16 @@ from tallystick.engine.errors import InvalidRequest
 DIGITS_MIN = 12
 DIGITS_MAX = 19
 
-# So much may stand between two digits of one number; more (or any letter) makes them two numbers.
-_GAP = r"[\W_]{0,8}"
+# Any number of these may stand between two digits of one number. Possessive: nothing is ever searched twice for
+# another way to match, so that time grows with the text and not with its square.
+_GAP = r"[\W_]*+"
 _CANDIDATE = re.compile(rf"(?:\d{_GAP}){{{DIGITS_MIN - 1}}}\d")
-_RUN = re.compile(rf"\d(?:{_GAP}\d)*")
+_RUN = re.compile(rf"\d(?:{_GAP}\d)*+")
 _GROUP = re.compile(r"\d+")
 
 _HEX = "[0-9a-fA-F]"
+# A shorter one comes about by chance in digests. The first digit and the last are those of the whole group.
+_DIGITS_MIN_IN_HEX = 13
 _HARMLESS = re.compile(
     rf"(?<![0-9A-Za-z])(?=[0-9-]{{0,64}}[a-fA-F])"
     rf"(?:{_HEX}{{8}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{4}}-{_HEX}{{12}}|{_HEX}{{64}}|{_HEX}{{40}}|{_HEX}{{32}}|{_HEX}{{24}})"
@@ -55,7 +62,7 @@ def holds_card_number(text: str) -> bool:
     plain = text if text.isascii() else unicodedata.normalize("NFKC", text)
     if _CANDIDATE.search(plain) is None:
         return False
-    plain = _HARMLESS.sub("x", plain)
+    plain = _HARMLESS.sub(_without_harmless, plain)
     return any(_card_spans(run) for run in _RUN.finditer(plain))
 
 
@@ -75,6 +82,20 @@ def mask_card_numbers(text: str) -> str:
     return _RUN.sub(lambda run: "[card number]" if _card_spans(run) else run[0], plain)
 
 
+def is_card_number(digits: str) -> bool:
+    """Say whether these ASCII digits, as a whole, are a card number."""
+    return _luhn(digits) and any(
+        first <= digits[: len(first)] <= last and len(digits) in lengths for first, last, lengths in _SCHEMES
+    )
+
+
+def _without_harmless(found: re.Match[str]) -> str:
+    """Return what to search in place of a UUID or a hexadecimal text."""
+    groups = () if "-" in found[0] else _GROUP.findall(found[0])
+    holds = any(len(group) >= _DIGITS_MIN_IN_HEX and is_card_number(group) for group in groups)
+    return found[0] if holds else "x"
+
+
 def _card_spans(run: re.Match[str]) -> bool:
     """Say whether neighbouring groups of a run of digits make a card number."""
     groups = [_ascii_digits(group) for group in _GROUP.findall(run[0])]
@@ -84,19 +105,13 @@ def _card_spans(run: re.Match[str]) -> bool:
             digits += group
             if len(digits) > DIGITS_MAX:
                 break
-            if len(digits) >= DIGITS_MIN and _is_card_number(digits):
+            if len(digits) >= DIGITS_MIN and is_card_number(digits):
                 return True
     return False
 
 
 def _ascii_digits(group: str) -> str:
     return group if group.isascii() else "".join([str(unicodedata.decimal(digit)) for digit in group])
-
-
-def _is_card_number(digits: str) -> bool:
-    return _luhn(digits) and any(
-        first <= digits[: len(first)] <= last and len(digits) in lengths for first, last, lengths in _SCHEMES
-    )
 
 
 def _luhn(digits: str) -> bool:
