@@ -44,7 +44,8 @@ class Example(msgspec.Struct, frozen=True):
     @property
     def needs_server(self) -> bool:
         """Say whether it does anything but simulate."""
-        return not all("tallystick sim " in line for line in self.text.splitlines() if "tallystick" in line)
+        commands = [line for line in self.text.splitlines() if "tallystick" in line]
+        return not commands or not all("tallystick sim " in line for line in commands)
 
 
 def examples(page: Path) -> list[Example]:
