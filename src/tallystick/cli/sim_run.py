@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -50,13 +50,18 @@ def run_run(arguments: RunArguments) -> int:
     """Run a campaign and tell of it. Returns the exit code: 0 when everything held."""
     plan = _plan(arguments)
     console = Console(stderr=True)
-    with worlds_on(arguments.store) as make, _progress(console, plan) as on_progress:
+    files: dict[int, Path] = {}
+    with worlds_on(arguments.store) as make, _progress(console, plan) as show:
+
+        def on_progress(campaign: Campaign) -> None:
+            _write_failures(campaign, arguments.out, files)
+            show(campaign)
+
         began = time.perf_counter()
         campaign = run_campaign(
             plan, jobs=arguments.jobs or os.cpu_count() or 1, make=make, on_progress=on_progress
         )
         wall_s = time.perf_counter() - began
-    files = _write_failures(campaign, arguments.out)
     if arguments.json is not None:
         arguments.json.parent.mkdir(parents=True, exist_ok=True)
         report = summary(campaign, wall_s=wall_s, files=files)
@@ -96,7 +101,7 @@ def _plan(arguments: RunArguments) -> Plan:
 
 
 @contextmanager
-def _progress(console: Console, plan: Plan) -> Iterator[Any]:
+def _progress(console: Console, plan: Plan) -> Iterator[Callable[[Campaign], None]]:
     """Show a bar where somebody can see it."""
     bar = Progress(
         TextColumn("seeds"),
@@ -121,14 +126,12 @@ def _progress(console: Console, plan: Plan) -> Iterator[Any]:
         yield on_progress
 
 
-def _write_failures(campaign: Campaign, out: Path) -> dict[int, Path]:
-    """Write each failure's file; return them by seed."""
-    files: dict[int, Path] = {}
-    for failure in campaign.failures:
+def _write_failures(campaign: Campaign, out: Path, files: dict[int, Path]) -> None:
+    """Write the files of the failures that are new: at once, so that an end before the end loses none."""
+    for failure in campaign.failures[len(files) :]:
         path = out / failure.name
         failure.write(path)
         files[failure.options.seed] = path
-    return files
 
 
 # --- afterwards ------------------------------------------------------------------------------------------------
