@@ -432,6 +432,28 @@ def test_a_stray_charge_stops_the_attempt_under_way(state: State) -> None:
     assert after(marked.order, voided(2)).order.state is State.SUCCESS
 
 
+@pytest.mark.parametrize("state", [State.PENDING, State.UNKNOWN])
+def test_an_unwanted_attempt_is_stopped_again_and_again_until_the_psp_says_that_it_is(state: State) -> None:
+    """The first void may have been lost or come too early; asking alone would let a second charge happen."""
+    now, order = T0, with_stray(state)
+    for _ in range(5):
+        now = max(now, order.wake_at or 0)
+        again = after(order, WakeTimeReached(), now=now)
+        assert again.effects == (Effect.VOID_AT_PSP,)
+        order = again.order
+
+
+def test_a_payment_that_is_pending_for_days_calls_a_person_once() -> None:
+    """The PSP promised to tell and does not: the order stays PENDING, and somebody looks."""
+    order = an_order(State.PENDING)
+    soon = after(order, WakeTimeReached(), now=T0 + DAY_US)
+    assert soon.records == ()
+    late = after(order, WakeTimeReached(), now=T0 + 3 * DAY_US)
+    assert late.records == (DeadLettered(reason="pending_too_long"),)
+    assert late.order.state is State.PENDING
+    assert after(late.order, WakeTimeReached(), now=T0 + 4 * DAY_US).records == ()
+
+
 def test_a_lost_attempt_is_not_sent_again_after_a_stray_charge() -> None:
     """Not found after a stray charge: fence it, do not resend it."""
     assert after(with_stray(State.UNKNOWN), not_found(T0, 2)).effects == (Effect.VOID_AT_PSP,)

@@ -292,12 +292,13 @@ def _never_arrived(order: Order, event: NotFound, ctx: Context) -> Outcome:
 
 
 def ask_again(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
-    """It is time to ask the PSP; past the bound, call a person too, once."""
+    """It is time to ask the PSP, or to stop again what must not charge; past the bound, call a person, once."""
     if order.wake_at is not None and ctx.now < order.wake_at:
         return Ignored("woken early")
     inquiries = order.inquiries + 1
-    overdue = order.state is State.UNKNOWN and ctx.now - order.state_since >= ctx.policy.unknown_bound_us
-    call_a_person = overdue and not order.escalated
+    unknown = order.state is State.UNKNOWN
+    bound_us = ctx.policy.unknown_bound_us if unknown else ctx.policy.pending_bound_us
+    call_a_person = ctx.now - order.state_since >= bound_us and not order.escalated
     asking = moves.enter(
         order,
         order.state,
@@ -306,8 +307,13 @@ def ask_again(order: Order, event: AnyEvent, ctx: Context) -> Outcome:
         wake_at=ctx.now + ctx.policy.inquiry_wait_us(inquiries),
         escalated=order.escalated or call_a_person,
     )
-    records = (DeadLettered(reason="outcome_unknown"),) if call_a_person else ()
-    return Decision(order=asking, effects=(Effect.INQUIRE_AT_PSP,), records=records)
+    reason = "outcome_unknown" if unknown else "pending_too_long"
+    records = (DeadLettered(reason=reason),) if call_a_person else ()
+    # An earlier void may have been lost, or come too early; its answer tells as much as an inquiry's.
+    stop = moves.is_unwanted(order) and order.charged_attempt is None and moves.can_fence(order, ctx)
+    return Decision(
+        order=asking, effects=(Effect.VOID_AT_PSP if stop else Effect.INQUIRE_AT_PSP,), records=records
+    )
 
 
 def ask_or_expire(order: Order, event: AnyEvent, ctx: Context) -> Outcome:

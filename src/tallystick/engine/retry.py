@@ -86,6 +86,8 @@ class PspPolicy(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     """Waits between inquiries; the last one repeats."""
     unknown_bound_us: int = HOUR_US
     """After this long in UNKNOWN a person is called. The order stays UNKNOWN, and is still inquired about."""
+    pending_bound_us: int = 3 * DAY_US
+    """After this long in PENDING a person is called; the PSP is still asked, and believed."""
     review_expiry_us: int = 7 * DAY_US
     on_soft_decline: RetryPolicy = RetryPolicy(base_us=30 * SECOND_US, cap_us=HOUR_US, attempts_max=3)
     on_hard_decline: RetryPolicy = RetryPolicy(strategy=Strategy.CANCEL)
