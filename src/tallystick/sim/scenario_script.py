@@ -17,15 +17,15 @@ Edits = dict[str, dict[int, int]]
 _ON_THE_TAPE = frozenset({"buyer_declines", "risk_flags", "risk_refuses", "psp_cannot_void"})
 # A store's writers in the words of a story.
 _WRITERS = {"post": "ledger", "credit": "wallet"}
-# Of the world's pauses before a process that has died is started again.
-_RESTART_IN_ONE_SECOND = 1
-_RESTARTS_MAX = 1_000
+# Which of the world's pauses comes before a process that has died is started again: a second, and twenty after the
+# sixtieth death, so that an engine that cannot start at all does not fill a day of virtual time with its attempts.
+_RESTARTS = {number: 1 if number < 60 else 3 for number in range(10_000)}  # noqa: PLR2004
 _REVIEWERS = ("approves", "rejects", "nothing")
 
 
 def tape_of(scenario: Scenario) -> Tape:
     """Return the tape of a story: everything benign, but for what people in it decide."""
-    edits: Edits = {"crash/restarts": dict.fromkeys(range(_RESTARTS_MAX), _RESTART_IN_ONE_SECOND)}
+    edits: Edits = {"crash/restarts": _RESTARTS}
     for trouble in scenario.trouble:
         match trouble.what:
             case "risk_flags":

@@ -128,7 +128,7 @@ class ScenarioWorld(World):
             note=self.note,
         )
         store.script = self.script
-        store.down_until_us = max([one.down_until_us for one in self.stores], default=0)
+        store.down_until_us = self.stores[-1].down_until_us if self.stores else 0
         return store
 
 
