@@ -1,5 +1,6 @@
 """Goal: every story ends as its file says; a story that is told wrongly fails, and so does a broken engine."""
 
+import tomllib
 from pathlib import Path
 
 import msgspec
@@ -166,9 +167,11 @@ def test_an_unknown_name_says_where_the_names_are() -> None:
 
 
 def test_the_files_lie_where_a_clone_has_them() -> None:
-    """A wheel carries them inside the package (pyproject.toml); a clone has them at its root."""
-    root = Path(scenario.__file__).parents[3] / "scenarios"
-    assert sorted(path.stem for path in root.glob("*.toml")) == NAMES
+    """A clone has them at its root; a wheel carries them inside the package."""
+    root = Path(scenario.__file__).parents[3]
+    assert sorted(path.stem for path in (root / "scenarios").glob("*.toml")) == NAMES
+    wheel = tomllib.loads((root / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    assert wheel["force-include"] == {"scenarios": "tallystick/sim/scenarios"}
 
 
 # --- a broken engine fails ---------------------------------------------------------------------------------------
