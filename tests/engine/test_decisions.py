@@ -536,6 +536,31 @@ def test_a_late_answer_does_not_take_a_charge_of_another_amount_from_the_person(
     assert "a person decides" in ignored(step(order, late, a_context()))
 
 
+def second_attempt_charged_other_amount() -> Decision:
+    """Return attempt 1 declined, attempt 2 charged, but another amount."""
+    again = after(after(an_order(State.EXECUTING), declined()).order, WakeTimeReached(), T0 + DAY_US // 2)
+    assert again.order.attempt == 2
+    return after(again.order, charged(attempt=2, amount=CENT))
+
+
+def test_a_decline_that_is_taken_back_pays_where_the_next_attempt_took_another_amount() -> None:
+    # Found by the simulator, seed 23591: the stray waited for the end of an attempt that had ended.
+    wrong = second_attempt_charged_other_amount()
+    paid = after(wrong.order, charged(attempt=1))
+    assert (paid.order.state, paid.order.charged_attempt) == (State.SUCCESS, 1)
+    assert mismatches(wrong) == [("charged_other_amount", 2, "person")]
+    assert mismatches(paid) == []
+
+
+def test_a_stray_pays_where_the_attempt_that_it_waited_for_takes_another_amount() -> None:
+    again = after(after(an_order(State.EXECUTING), declined()).order, WakeTimeReached(), T0 + DAY_US // 2)
+    stray = after(again.order, charged(attempt=1))
+    assert stray.order.state is State.EXECUTING
+    paid = after(stray.order, charged(attempt=2, amount=CENT))
+    assert (paid.order.state, paid.order.charged_attempt) == (State.SUCCESS, 1)
+    assert mismatches(paid) == [("charged_other_amount", 2, "person")]
+
+
 def test_the_right_amount_after_the_wrong_one_is_a_success() -> None:
     """A report corrected by the PSP closes the letter; the mismatch stays for the person to see."""
     order = after(an_order(State.EXECUTING), charged(amount=CENT)).order

@@ -115,7 +115,9 @@ def charged(order: Order, event: Charged, ctx: Context) -> Outcome:
     row = moves.resolved(event, ctx)
     if event.amount != order.amount:
         return _charged_other_amount(order, event, ctx, row)
-    if event.attempt != order.attempt and order.state is not State.RETRY_WAIT:
+    # Once the later attempt has charged another amount, it has ended, and this charge is the one that pays.
+    ended = order.state is State.RETRY_WAIT or order.charged_attempt == order.attempt
+    if event.attempt != order.attempt and not ended:
         return _stray(order, event, ctx, row)
     return moves.succeed(
         order, ctx, psp=event.psp, attempt=event.attempt, reference=event.psp_reference, records=(row,)
@@ -127,6 +129,9 @@ def _charged_other_amount(order: Order, event: Charged, ctx: Context, row: Attem
     if order.charged_attempt == event.attempt:
         return Ignored("known already; a person decides")
     alarm = moves.mismatch(order, event, "charged_other_amount", remedy="person")
+    if event.attempt == order.attempt and moves.stray_pays(order):
+        # The attempt has ended, and the stray that waited for its end pays for the order.
+        return moves.succeed_with_stray(order, ctx, row, alarm)
     seen = replace(order, escalated=True, charged_attempt=event.attempt)
     return moves.await_evidence(seen, State.UNKNOWN, ctx, row, alarm, DeadLettered(reason="charged_other_amount"))
 

@@ -176,6 +176,20 @@ def succeed(
     )
 
 
+def succeed_with_stray(order: Order, ctx: Context, *records: AnyRecord) -> Decision:
+    """End as SUCCESS: the stray, an earlier attempt of ours, is the charge that counts."""
+    if order.stray_attempt is None or order.stray_psp is None:
+        raise IllegalState(f"{order.payment_order_id} has no stray charge")
+    return succeed(
+        order,
+        ctx,
+        psp=order.stray_psp,
+        attempt=order.stray_attempt,
+        reference=order.stray_reference,
+        records=records,
+    )
+
+
 def letter_closed(order: Order, resolution: str) -> tuple[AnyRecord, ...]:
     """Return what ends the order's dead letter, if a person has been called."""
     return (DeadLetterClosed(resolution=resolution),) if order.escalated else ()
@@ -185,16 +199,9 @@ def decided_otherwise(order: Order, ctx: Context, row: AttemptResolved) -> Outco
     """Return what an attempt's certain failure means where something else decides; None where the failure does."""
     if order.charged_attempt is not None:
         return Ignored("a charge of another amount is known; a person decides")
-    if stray_pays(order) and order.stray_psp is not None and order.stray_attempt is not None:
+    if stray_pays(order):
         # An earlier attempt was charged after all. The buyer has paid once; a further attempt would make it twice.
-        return succeed(
-            order,
-            ctx,
-            psp=order.stray_psp,
-            attempt=order.stray_attempt,
-            reference=order.stray_reference,
-            records=(row,),
-        )
+        return succeed_with_stray(order, ctx, row)
     if order.stray_attempt is not None:
         return fail(order, ctx, "charged_elsewhere", row, *letter_closed(order, "not charged"))
     if order.failure_code == CANCEL_ASKED:
