@@ -16,7 +16,7 @@ from tallystick.engine.errors import SetupError
 from tallystick.engine.ports import DeliveryFailed
 from tallystick.engine.views import OutboxEvent
 from tallystick.http.server import serve
-from tallystick.http.webhooks.outgoing import MerchantWebhook, check_secret
+from tallystick.http.webhooks.outgoing import MerchantWebhook, check_secret, check_url
 
 # The vector that the specification publishes.
 SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
@@ -161,3 +161,29 @@ def test_a_secret_that_is_none_is_refused(secret: str) -> None:
     """A weak or mistyped secret is found at start, not by the first merchant who verifies."""
     with pytest.raises(SetupError):
         check_secret(secret)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "not-a-url",
+        "",
+        "shop.example/hook",
+        "ftp://shop.example",
+        "https:///hook",
+        "http://x:abc",
+        "http://x:99999",
+    ],
+)
+async def test_a_url_that_is_none_is_refused(url: str) -> None:
+    """Found at start, in one line, and not by a log that fills with failures."""
+    with pytest.raises(SetupError, match="webhook URL") as caught:
+        async with MerchantWebhook.open(url=url, secret=SECRET, clock=StoppedClock()):
+            pass
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9000/hook", "https://shop.example", "http://[::1]:80/"])
+def test_a_url_is_let_through(url: str) -> None:
+    """Any host and port will do."""
+    check_url(url)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from tallystick.storage import binaries, embedded, postgres_process
 from tallystick.storage.binaries import Account
 from tallystick.storage.bridge import Bridge, open_bridge
 from tallystick.storage.embedded import EmbeddedServer, open_embedded
+from tallystick.storage.visiting import visit_store
 
 SOURCE = Path(embedded.__file__).parents[2]
 OWNER = """
@@ -214,7 +216,7 @@ def _nobody() -> Account:
     return Account(entry.pw_uid, entry.pw_gid, switch=True)
 
 
-def _as_user(account: Account, data_dir: Path) -> str:
+def _as_user(account: Account, data_dir: Path, do: Callable[[Path], Awaitable[str]] | None = None) -> str:
     """Open the embedded server in a child of ours that has become another user; return what came of it.
 
     A fork, and not a new Python: ours may lie where that user cannot reach it.
@@ -228,7 +230,7 @@ def _as_user(account: Account, data_dir: Path) -> str:
             os.setgroups([])
             os.setgid(account.gid)
             os.setuid(account.uid)
-            os.write(writer, trio.run(_open_once, data_dir).encode())
+            os.write(writer, trio.run(do or _open_once, data_dir).encode())
         except BaseException as error:  # noqa: BLE001  (a child of a test must never run the other tests)
             os.write(writer, repr(error).encode())
         finally:
@@ -258,6 +260,28 @@ async def test_root_uses_a_folder_that_its_servers_user_cannot_reach(data_dir: P
         await _answers(server)
         assert (closed / "data" / "postgres").stat().st_uid == _nobody().uid
     assert stat.S_IMODE(closed.stat().st_mode) == 0o700
+
+
+async def _visit_once(data_dir: Path) -> str:
+    try:
+        async with visit_store(database_url=None, data_dir=data_dir) as store:
+            return f"{len(await store.in_flight())} in flight"
+    except SetupError as error:
+        return str(error)
+
+
+@as_root
+@pytest.mark.parametrize("mode", [0o700, 0o711])
+def test_another_user_s_folder_is_said_to_be_that(data_dir: Path, mode: int) -> None:
+    """To try again in a moment would not help."""
+    said = f"{data_dir} belongs to another user; run this as root"
+    with _owner(data_dir) as owner:
+        assert owner.stdout is not None
+        assert owner.stdout.readline().strip().isdigit()
+        data_dir.chmod(mode)
+        assert _as_user(_nobody(), data_dir, _visit_once) == said
+        owner.communicate("")
+    assert _as_user(_nobody(), data_dir, _visit_once) == said
 
 
 @as_root

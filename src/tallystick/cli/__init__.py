@@ -37,8 +37,10 @@ EXIT_WRONG, EXIT_SETUP, EXIT_CRASH = 1, 2, 3
 def serve(
     *,
     host: Annotated[str, Parameter(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, Parameter(help="Port of the API.")] = 8080,
-    psp_port: Annotated[int | None, Parameter(help="Port of the simulated PSP; the API's plus one.")] = None,
+    port: Annotated[int, Parameter(help="Port of the API; 0 takes any that is free.")] = 8080,
+    psp_port: Annotated[
+        int | None, Parameter(help="Port of the simulated PSP; the API's plus one, any if that is any.")
+    ] = None,
     psp_url: Annotated[
         str | None, Parameter(help="A simulated PSP that runs already, in place of our own.")
     ] = None,
@@ -61,13 +63,17 @@ def serve(
         ServeOptions(
             host=host,
             port=port,
-            psp_port=port + 1 if psp_port is None else psp_port,
+            psp_port=_port_after(port) if psp_port is None else psp_port,
             psp_url=psp_url,
             data_dir=data_dir,
             database_url=database_url,
             webhook_url=webhook_url,
         )
     )
+
+
+def _port_after(port: int) -> int:
+    return port + 1 if port else 0
 
 
 @app.command

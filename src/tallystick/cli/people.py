@@ -26,6 +26,8 @@ T = TypeVar("T")
 _FINDINGS_MAX = 100
 _PAGE = 500
 _HTTP_TIMEOUT_S = 35.0
+# Columns; far more than the longest ids and reasons take.
+_PIPED_WIDTH = 10_000
 _CONFLICT, _NOT_FOUND = 409, 404
 
 
@@ -82,7 +84,9 @@ def run_list_letters(*, closed: bool, data_dir: Path, database_url: str | None) 
     if not letters:
         print("No dead letters." if closed else "No open dead letters.")
         return
-    table = Table("since", "payment order", "amount", "state", "why", "ended", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
+    for heading in ("since", "payment order", "amount", "state", "why", "ended"):
+        table.add_column(heading, overflow="fold")
     for letter in letters:
         ended = f"{instant(letter.closed_at)} {letter.resolution}" if letter.closed_at is not None else ""
         table.add_row(
@@ -93,7 +97,9 @@ def run_list_letters(*, closed: bool, data_dir: Path, database_url: str | None) 
             letter.reason,
             ended,
         )
-    Console(soft_wrap=not sys.stdout.isatty()).print(table)
+    # A terminal folds what is too long; for a pipe each letter is one line. Nothing is cut, and ids are no markup.
+    width = None if sys.stdout.isatty() else _PIPED_WIDTH
+    Console(width=width, markup=False, emoji=False, highlight=False).print(table)
 
 
 def run_show_letter(payment_order_id: str, *, data_dir: Path, database_url: str | None) -> None:
@@ -122,7 +128,10 @@ def run_retry_letter(payment_order_id: str, *, why: str, by: str | None, data_di
         response = httpx2.post(target, json={"by": by or getpass.getuser(), "why": why}, timeout=_HTTP_TIMEOUT_S)
     except httpx2.HTTPError as error:
         raise SetupError(f"the server at {url} does not answer: {type(error).__name__}") from error
-    answer: dict[str, Any] = response.json()
+    try:
+        answer: dict[str, Any] = response.json()
+    except ValueError:
+        raise SetupError(f"what answers at {url} is not Tallystick") from None
     if response.status_code == _NOT_FOUND:
         raise NotFoundError("payment_order_id", answer.get("detail", "not found"))
     if response.status_code == _CONFLICT:

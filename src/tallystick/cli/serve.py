@@ -21,6 +21,8 @@ from tallystick.http.server import bind
 from tallystick.http.server import serve as serve_http
 from tallystick.http.webhooks.outgoing import MerchantWebhook
 from tallystick.sim.psp.serve import serve_psp
+from tallystick.storage import embedded
+from tallystick.storage.postgres_process import is_alive
 
 log = structlog.get_logger("tallystick.serve")
 
@@ -117,6 +119,7 @@ async def _own_psp(options: ServeOptions, *, task_status: trio.TaskStatus[str]) 
     await serve_psp(
         host=options.host,
         port=options.psp_port,
+        port_flag="--psp-port",
         journal_path=options.data_dir / "simulated-psp.jsonl",
         clock=SystemClock(),
         entropy=SystemEntropy(),
@@ -154,11 +157,13 @@ async def _listen_for_signals(stop: trio.Event) -> None:
 
 
 def find_server(data_dir: Path) -> Address | None:
-    """Return where the server on this data folder is, if one is running."""
+    """Return where the server on this data folder is, if one is running. What a killed one left does not count."""
     try:
-        return msgspec.json.decode((data_dir / _ADDRESS_FILE).read_bytes(), type=Address)
+        address = msgspec.json.decode((data_dir / _ADDRESS_FILE).read_bytes(), type=Address)
     except (OSError, msgspec.DecodeError):
         return None
+    # The lock tells where the process id does not: of a server in another container on the same folder.
+    return address if is_alive(address.pid) or embedded.is_owned(data_dir) else None
 
 
 def _announce(options: ServeOptions, url: str, psp_url: str) -> None:

@@ -45,13 +45,14 @@ class _ToOurLog(logging.Handler):
         log.log(record.levelno, "http_server", message=mask_card_numbers(self.format(record)))
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket. Port 0 takes any free one.
+def bind(host: str, port: int, *, flag: str = "--port") -> socket.socket:
+    """Return a listening socket. Port 0 takes any free one; `flag` is what the user chooses another port with.
 
     Raises SetupError, one clear line, when the port is taken, not permitted, or the host is not of this machine.
     """
     if not 0 <= port <= PORT_MAX:
-        raise SetupError(f"cannot listen on {host}:{port}: ports go from 0 (any that is free) to {PORT_MAX}")
+        limits = f"ports go from 0 (any that is free) to {PORT_MAX}; choose another with {flag}"
+        raise SetupError(f"cannot listen on {host}:{port}: {limits}")
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
@@ -67,17 +68,17 @@ def bind(host: str, port: int) -> socket.socket:
         bound.listen(BACKLOG)
     except OSError as error:
         bound.close()
-        raise SetupError(_why_not(host, port, error)) from error
+        raise SetupError(_why_not(host, port, error, flag)) from error
     return bound
 
 
-def _why_not(host: str, port: int, error: OSError) -> str:
+def _why_not(host: str, port: int, error: OSError, flag: str) -> str:
     where = f"cannot listen on {host}:{port}"
     code = error.errno
     if code == errno.EADDRINUSE:
-        return f"{where}: the port is taken; stop what uses it, or choose another with --port"
+        return f"{where}: the port is taken; stop what uses it, or choose another with {flag}"
     if code == errno.EACCES:
-        return f"{where}: not permitted; ports below 1024 are for root, choose another with --port"
+        return f"{where}: not permitted; ports below 1024 are for root, choose another with {flag}"
     if code == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address"
     return f"{where}: {error}"

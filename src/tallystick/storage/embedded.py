@@ -98,6 +98,30 @@ def url_of(socket_folder: str, database: str = DATABASE) -> str:
     return f"postgresql://{process.DATABASE_USER}@/{database}?host={socket_folder}&port=5432"
 
 
+def check_is_ours(data_dir: Path) -> None:
+    """Raise SetupError when the folder belongs to another user, who alone gets at its database. Root may try."""
+    if os.geteuid() == 0:
+        return
+    try:
+        for path in (data_dir / "owner.lock", data_dir / "postgres"):
+            if path.exists() and path.stat().st_uid != os.geteuid():
+                raise _anothers(data_dir, path.stat().st_uid)
+    except PermissionError as error:
+        try:
+            owner = data_dir.stat().st_uid
+        except OSError:
+            raise SetupError(f"cannot look into {data_dir}: {error.strerror}") from error
+        raise _anothers(data_dir, owner) from error
+
+
+def _anothers(data_dir: Path, uid: int) -> SetupError:
+    try:
+        name = pwd.getpwuid(uid).pw_name
+    except KeyError:
+        name = str(uid)
+    return SetupError(f"{data_dir} belongs to another user; run this as {name}")
+
+
 def is_owned(data_dir: Path) -> bool:
     """Say whether a process is running a server on this folder now."""
     try:

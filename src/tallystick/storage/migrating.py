@@ -64,19 +64,38 @@ async def run_dbmate(url: str) -> None:
         raise SetupError(f"the database cannot be migrated: {lines[-1].removeprefix('Error: ')}")
 
 
+def dbmate_version() -> str:
+    """Return what dbmate says of its version. Raises SetupError when it is missing or does not run."""
+    program = _program()
+    command = [program, "--version"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+    except (OSError, subprocess.SubprocessError) as error:
+        raise _does_not_run(program, error) from error
+    return done.stdout.strip()
+
+
+def _does_not_run(program: str, error: Exception) -> SetupError:
+    why = error.strerror if isinstance(error, OSError) else error
+    return SetupError(f"{program}, which migrates the database, does not run: {why}")
+
+
 async def _dbmate(url: str) -> "subprocess.CompletedProcess[bytes]":
     with as_file(resources("tallystick.storage").joinpath("migrations")) as folder:
         command = [_program(), "--env", _URL_VARIABLE, "--env-file", os.devnull, "--migrations-dir", str(folder)]
         command += ["--no-dump-schema", "--migration-lock", "migrate"]
         with trio.move_on_after(TIMEOUT_S):
-            return await trio.run_process(
-                command,
-                capture_stdout=True,
-                capture_stderr=True,
-                check=False,
-                cwd=folder,
-                env=os.environ | {_URL_VARIABLE: url},
-            )
+            try:
+                return await trio.run_process(
+                    command,
+                    capture_stdout=True,
+                    capture_stderr=True,
+                    check=False,
+                    cwd=folder,
+                    env=os.environ | {_URL_VARIABLE: url},
+                )
+            except OSError as error:
+                raise _does_not_run(command[0], error) from error
     raise SetupError(f"the database's migration did not end within {TIMEOUT_S:.0f} s")
 
 

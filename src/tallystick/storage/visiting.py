@@ -22,6 +22,7 @@ async def visit_store(*, database_url: str | None, data_dir: Path) -> AsyncItera
         async with open_bridge(database_url) as bridge:
             yield PostgresStore(bridge)
         return
+    embedded.check_is_ours(data_dir)
     if not (data_dir / "postgres").exists():
         raise SetupError(f"there is no database in {data_dir}; name its folder with --data-dir")
     if not embedded.is_owned(data_dir):

@@ -23,6 +23,7 @@ from tallystick.engine.errors import SetupError
 from tallystick.engine.ports import Clock, DeliveryFailed
 from tallystick.engine.story import instant
 from tallystick.engine.views import OutboxEvent
+from tallystick.http.server import PORT_MAX
 
 log = structlog.get_logger("tallystick.webhooks")
 
@@ -51,7 +52,8 @@ class MerchantWebhook:
     @classmethod
     @asynccontextmanager
     async def open(cls, *, url: str, secret: str, clock: Clock) -> AsyncIterator["MerchantWebhook"]:
-        """Open a receiver. Raises SetupError for a secret that is not `whsec_` and 24 to 64 bytes in base64."""
+        """Open a receiver. Raises SetupError as `check_url` and `check_secret` do."""
+        check_url(url)
         check_secret(secret)
         async with httpx2.AsyncClient(timeout=_TIMEOUT_S, follow_redirects=False) as client:
             yield cls(client, url=url, secret=secret, clock=clock)
@@ -113,8 +115,19 @@ def webhook_id_of(event_id: str) -> str:
     return f"evt_{sha256(event_id.encode()).hexdigest()[:40]}"
 
 
+def check_url(url: str) -> None:
+    """Raise SetupError unless events can be posted to `url`. It is not repeated: it may hold a password."""
+    try:
+        parts = httpx2.URL(url)
+        good = parts.scheme in {"http", "https"} and bool(parts.host) and (parts.port or 0) <= PORT_MAX
+    except httpx2.InvalidURL:
+        good = False
+    if not good:
+        raise SetupError("the webhook URL must be like https://shop.example/hook: http or https, and a host")
+
+
 def check_secret(secret: str) -> None:
-    """Raise SetupError unless `secret` is one of Standard Webhooks."""
+    """Raise SetupError unless `secret` is one of Standard Webhooks: `whsec_` and 24 to 64 bytes in base64."""
     try:
         size = len(base64.b64decode(secret.removeprefix("whsec_"), validate=True))
     except (binascii.Error, ValueError):

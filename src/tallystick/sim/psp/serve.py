@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from tallystick.engine.ports import Clock, Entropy
-from tallystick.http.server import serve
+from tallystick.http.server import bind, serve
 from tallystick.sim.psp.journal import Journal, open_journal
 from tallystick.sim.psp.model import DAY_US, SimulatedPsp
 from tallystick.sim.psp.server import DEFAULT_SECRET, create_psp_app
@@ -15,6 +15,7 @@ async def serve_psp(
     *,
     host: str = "127.0.0.1",
     port: int = 8081,
+    port_flag: str = "--port",
     journal_path: Path | None,
     clock: Clock,
     entropy: Entropy,
@@ -27,8 +28,9 @@ async def serve_psp(
 ) -> None:
     """Serve the simulated PSP until `shutdown_trigger` returns, or until cancelled.
 
-    `on_ready` is called with the address once requests are taken; port 0 picks a free port. `public_url` is where
-    buyers find the hosted pages, when that is not where the API is called. Without a journal it forgets all.
+    `on_ready` is called with the address once requests are taken; port 0 picks a free port, and `port_flag` is how
+    the user chooses it. `public_url` is where buyers find the hosted pages, when that is not where the API is
+    called. Without a journal it forgets all.
     Raises SetupError when the port is taken, or the journal cannot be used.
     """
     model = SimulatedPsp(name=name, key_lifetime_us=key_lifetime_us)
@@ -36,7 +38,8 @@ async def serve_psp(
         app = create_psp_app(
             model, clock=clock, entropy=entropy, public_url=public_url, journal=journal, secret=secret
         )
-        await serve(app, host=host, port=port, on_ready=on_ready, shutdown_trigger=shutdown_trigger)
+        bound = bind(host, port, flag=port_flag)
+        await serve(app, host=host, bound=bound, on_ready=on_ready, shutdown_trigger=shutdown_trigger)
 
 
 def _memory(path: Path | None, model: SimulatedPsp) -> AbstractContextManager[Journal | None]:
