@@ -110,7 +110,7 @@ class Engine:
             capacity=settings.accept_queue_max,
             rows=lambda intent: len(intent.orders),
             on_written=self._start_accepted,
-            on_settled=lambda intents: self._orders.release(sum(len(intent.orders) for intent in intents)),
+            on_settled=self._give_room_back,
             give_up_after_s=settings.accept_give_up_s,
         )
         self._transitions = self._writer(
@@ -142,11 +142,7 @@ class Engine:
             on_rest=self._rested,
         )
         self._scheduler = Scheduler(
-            ports.store,
-            settings=settings,
-            clock=ports.clock,
-            is_live=self._orders.is_live,
-            wake=self._orders.wake,
+            ports.store, settings=settings, clock=ports.clock, is_live=self._orders.is_live, wake=self._orders.wake
         )
         self._sweeper = Sweeper(
             ports.store,
@@ -278,6 +274,9 @@ class Engine:
             # Recorded now; or, by its time, by a commit of ours whose answer was lost. Starting twice is harmless.
             if isinstance(outcome, PaymentAccepted) and (outcome.new or outcome.at == intent.at):
                 self._orders.start(intent.orders)
+
+    def _give_room_back(self, intents: Sequence[AcceptPayment]) -> None:
+        self._orders.release(sum(len(intent.orders) for intent in intents))
 
     def _moves_written(self, moves: Sequence[Transition], _: Sequence[TransitionOutcome]) -> None:
         """Relays look only when something was published: most moves publish nothing, and a look is a query."""
