@@ -69,7 +69,7 @@ def dbmate_version() -> str:
     program = _program()
     command = [program, "--version"]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30)  # noqa: S603  (our own program)
     except (OSError, subprocess.SubprocessError) as error:
         raise _does_not_run(program, error) from error
     return done.stdout.strip()
