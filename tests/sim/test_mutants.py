@@ -156,7 +156,7 @@ def test_the_command_writes_a_row_per_mutant(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_an_unexplained_survivor_is_a_failure() -> None:
-    assert run_mutants(_arguments(names="sweeper_resumes_nothing", seeds_max=1)) == 1
+    assert run_mutants(_arguments(names="breaker_refusal_believed", seeds_max=1)) == 1
 
 
 @pytest.mark.parametrize("wrong", [{"trials": 0}, {"jobs": -1}, {"names": "nobody"}, {"first_seed": -1}])

@@ -232,6 +232,10 @@ def two_actors_for_one_order() -> Iterator[None]:
 @mutant(
     rule="DESIGN 7: the sweeper repairs",
     caught_by="nothing_stuck",
+    survives_because=(
+        "it is the net behind recovery and behind the acceptance, which start what a lost commit left; the world"
+        " has not made a case in 250 seeds in which both miss an order"
+    ),
 )
 def sweeper_resumes_nothing() -> Iterator[None]:
     """Nobody looks for orders that have no actor although nothing will wake them."""

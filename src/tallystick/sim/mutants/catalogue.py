@@ -3,12 +3,12 @@
 from contextlib import AbstractContextManager, nullcontext
 
 from tallystick.engine.errors import CallerError
-from tallystick.sim.mutants import acting, deciding, sending, storing
+from tallystick.sim.mutants import acting, deciding, resuming, sending, storing
 from tallystick.sim.mutants.frame import Mutant
 
-MUTANTS: dict[str, Mutant] = {
-    one.name: one for one in (*deciding.MUTANTS, *sending.MUTANTS, *storing.MUTANTS, *acting.MUTANTS)
-}
+_FAMILIES = (deciding, resuming, sending, storing, acting)
+
+MUTANTS: dict[str, Mutant] = {one.name: one for family in _FAMILIES for one in family.MUTANTS}
 
 
 class UnknownMutant(CallerError):
