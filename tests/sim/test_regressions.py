@@ -15,14 +15,14 @@ FOLDER = Path(__file__).parent / "regressions"
 
 BUGS = {
     "refused_then_doubled": (
-        "A request was throttled, which was taken as certainly without effect, and a new attempt began under a new "
-        "key. A second copy of the first request was carried out later: charged twice. Now what was refused is sent "
-        "again under its own key."
+        "A request was throttled, which was taken as certainly without effect, and a new attempt began under a "
+        "new key. A second copy of the first request was carried out later: charged twice. Now what was refused "
+        "is sent again under its own key."
     ),
     "earlier_charge_while_other_amount": (
-        "A decline was taken back and charged while the next attempt took another amount than it was asked for. The "
-        "order waited for a person, and nobody ever booked or gave back the first charge. Now it pays for the order, "
-        "and the other amount stands in a mismatch."
+        "A decline was taken back and charged while the next attempt took another amount than it was asked for. "
+        "The order waited for a person, and nobody ever booked or gave back the first charge. Now it pays for the "
+        "order, and the other amount stands in a mismatch."
     ),
 }
 
