@@ -181,6 +181,8 @@ def earlier_send_forgotten() -> Iterator[None]:
     faults=(
         "tight_mailboxes",
         "psp_down",
+        "psp_5xx_before",
+        "psp_5xx_after",
         "request_delayed",
         "request_lost",
         "response_lost",
