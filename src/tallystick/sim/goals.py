@@ -35,7 +35,8 @@ _RARE = {
     ("UNKNOWN", "Voided"): 2_000,
     ("SUCCESS", "Voided"): 5_000,
     ("CANCELLED", "Charged"): 5_000,
-    ("NOT_STARTED", "CancelRequested"): 2_000,
+    # Seen only where the risk check fails twice for an order, and the buyer thinks again in between.
+    ("NOT_STARTED", "CancelRequested"): 50_000,
 }
 
 
