@@ -27,6 +27,7 @@ NEVER_MADE: dict[tuple[str, str], str] = {
     ("PENDING", "BuyerActionRequired"): _NO_STEPS,
     ("RETRY_WAIT", "Accepted"): _NO_STEPS,
     ("RETRY_WAIT", "BuyerActionRequired"): _NO_STEPS,
+    ("NOT_STARTED", "CancelRequested"): "an order's actor asks for the risk verdict before it hears anything else",
 }
 """Deciding cells that no seed reaches, and why: the generator's blind spots."""
 
@@ -35,8 +36,6 @@ _RARE = {
     ("UNKNOWN", "Voided"): 2_000,
     ("SUCCESS", "Voided"): 5_000,
     ("CANCELLED", "Charged"): 5_000,
-    # Seen only where the risk check fails twice for an order, and the buyer thinks again in between.
-    ("NOT_STARTED", "CancelRequested"): 50_000,
 }
 
 
